@@ -137,6 +137,11 @@ impl<'a> Reader<'a> {
         self.pos
     }
 
+    /// Goes on `count` bytes, which the caller has looked at.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.pos += count;
+    }
+
     /// Skips white space and looks at the next byte.
     pub fn peek(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.text.get(self.pos) {
@@ -642,6 +647,21 @@ pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, name_end, end)| &object[name_end + 1..end])
 }
 
+/// The elements of a canonical array, as canonical text.
+pub fn elements(array: &str) -> impl Iterator<Item = &str> + '_ {
+    let text = array.as_bytes();
+    let mut pos = 1;
+    std::iter::from_fn(move || {
+        if matches!(text.get(pos), None | Some(b']')) {
+            return None;
+        }
+        let start = pos;
+        let end = skip_value(text, start);
+        pos = end + 1;
+        array.get(start..end)
+    })
+}
+
 fn skip_string(text: &[u8], start: usize) -> usize {
     let mut pos = start + 1;
     while let Some(byte) = text.get(pos) {
@@ -799,6 +819,13 @@ mod tests {
     fn the_pointer_names_the_place() {
         let fault = canonicalize(br#"{"a":[0,{"b/c~d":-0}]}"#).expect_err("negative zero");
         assert_eq!((fault.pointer.as_str(), fault.at), ("/a/1/b~1c~0d", 17));
+    }
+
+    #[test]
+    fn elements_are_found() {
+        let found: Vec<_> = elements(r#"[1,"a,]",[2,[3]],{"x":"}"},null]"#).collect();
+        assert_eq!(found, ["1", "\"a,]\"", "[2,[3]]", "{\"x\":\"}\"}", "null"]);
+        assert_eq!(elements("[]").count(), 0);
     }
 
     #[test]

@@ -19,9 +19,9 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// 1970-01-01T00:00:00Z, earlier than any entry.
     pub const EPOCH: Timestamp = Timestamp(0);
-    /// 9999-12-30T22:00:00.999999Z, the last instant that exists in every time zone within the
+    /// 9999-12-30T21:59:59.999999Z, the end of the last hour that exists in every time zone within the
     /// four digits of a year, and the last that an entry may have.
-    pub const MAX: Timestamp = Timestamp(253_402_207_200_999_999);
+    pub const MAX: Timestamp = Timestamp(253_402_207_199_999_999);
     const MIN: i64 = -62_167_219_200_000_000;
 
     /// The instant `micros` microseconds after the epoch, brought into the range of the format.
@@ -60,7 +60,8 @@ impl Timestamp {
             number(20, 26) * 1_000,
         )
         .ok()?;
-        Some(Timestamp(TimeZone::UTC.to_timestamp(civil).ok()?.as_microsecond()))
+        let instant = Timestamp(TimeZone::UTC.to_timestamp(civil).ok()?.as_microsecond());
+        (instant <= Self::MAX).then_some(instant)
     }
 
     /// Appends the text form.
