@@ -19,3 +19,8 @@
 #![forbid(unsafe_code)]
 
 pub mod ledger;
+
+/// The version, as the programs and the entries give it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The same with the commit from which it was built.
+pub const VERSION_WITH_COMMIT: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ATTESTD_COMMIT"), ")");

@@ -287,7 +287,9 @@ impl<'a> Cursor<'a> {
         let system_state_snapshot = self.next_member("system_state_snapshot", Self::object)?;
         let timestamp = self.next_member("timestamp", Self::timestamp)?;
         self.literal("}")?;
-        self.reader.end()?;
+        if !self.rest().is_empty() {
+            return Err(self.fault(Code::NotCanonical));
+        }
 
         let computed_hash =
             hash_without(self.line.as_bytes(), before_hash..after_hash, before_signature..after_signature);
@@ -738,6 +740,8 @@ pub(crate) mod tests {
             let fault = decode(line.replacen(from, to, 1).as_bytes()).expect_err(to);
             assert_eq!((fault.code, fault.pointer.as_str()), (code, pointer), "{to}: {fault}");
         }
+        assert_eq!(decode(format!("{line} ").as_bytes()).expect_err("blank").code, Code::NotCanonical);
+        assert_eq!(decode(format!("{line}x").as_bytes()).expect_err("more").code, Code::JsonTrailing);
         assert_eq!(decode(b"[]").expect_err("array").code, Code::WrongType);
         assert_eq!(decode(b"").expect_err("empty").code, Code::JsonTruncated);
         assert_eq!(decode(&line.as_bytes()[..300]).expect_err("cut").code, Code::JsonTruncated);

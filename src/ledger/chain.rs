@@ -45,6 +45,8 @@ impl Head {
         content.signature_algorithm = algorithm;
         content.signing_key_id = key;
         let unsigned = canonical::encode(&content);
+        // Admission promises it; an entry that nobody could read would be sealed for good.
+        debug_assert!(canonical::decode(&unsigned.line).is_ok_and(|d| d.computed_hash == unsigned.hash));
         let entry = Entry {
             id: content.entry_id,
             sequence: content.sequence_number,

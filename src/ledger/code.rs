@@ -20,6 +20,12 @@ macro_rules! codes {
                 match self { $(Code::$variant => $text,)* }
             }
 
+            /// Reads the text.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Code::$variant),)* _ => None }
+            }
+
             /// The HTTP status with which the daemon answers, or 0 where only a verifier says it.
             #[must_use]
             pub fn status(self) -> u16 {
@@ -79,7 +85,6 @@ codes! {
     BadParameter = "bad-parameter", 400, "a path or query parameter is wrong";
     NotFound = "not-found", 404, "there is no such thing here";
     MethodNotAllowed = "method-not-allowed", 405, "the path does not take this method";
-    UnsupportedMediaType = "unsupported-media-type", 415, "the body's media type is not taken here";
     CallerNotAllowed = "caller-not-allowed", 403, "this caller may not do that";
     Busy = "busy", 409, "only done while nothing else is going on";
     TooManyConnections = "too-many-connections", 503, "all connections are in use";
@@ -139,6 +144,7 @@ mod tests {
         for code in Code::ALL {
             let text = code.as_str();
             assert!(seen.insert(text), "{text} twice");
+            assert_eq!(Code::parse(text), Some(*code));
             assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
         }
     }

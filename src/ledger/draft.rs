@@ -242,7 +242,7 @@ impl Parser<'_> {
             "environment" => draft.environment = self.environment()?,
             "error_details" => draft.error_details = self.object_or_null()?,
             "event_category" => {
-                draft.event_category = self.word(EventCategory::ALL, EventCategory::as_str)?
+                draft.event_category = self.word(EventCategory::ALL, EventCategory::as_str)?;
             }
             "event_type" => draft.event_type = self.event_type()?,
             "execution_status" => {

@@ -149,7 +149,7 @@ mod tests {
         let scale = Scale::default();
         let (composite, met) = scale.judge(pillars([70_000, 70_000, 70_000, 69_998]));
         assert_eq!((composite.to_string().as_str(), met), ("7", false));
-        assert_eq!(scale.judge(pillars([70_000; 4])).1, true);
+        assert!(scale.judge(pillars([70_000; 4])).1);
     }
 
     #[test]
