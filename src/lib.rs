@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod governance;
 pub mod ledger;
 
 /// The version, as the programs and the entries give it.
