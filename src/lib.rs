@@ -18,6 +18,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod bundle;
 pub mod governance;
 pub mod ledger;
 

@@ -1,0 +1,420 @@
+//! The whole-ledger check. Start-up, `attestd verify`, `POST /v1/verify`, the tests and the
+//! auditor's tool all call this one.
+//!
+//! [`check_entry`] says what can be said of one entry alone; [`audit`] drives it over a stream of
+//! lines on all cores and adds what entries say of each other: sequence, chain, time, unique ids
+//! and dependencies. Memory stays flat however long the ledger is. It does not know where lines
+//! come from: that is [`crate::bundle`], or the daemon's store.
+
+mod entry;
+mod ids;
+mod verdict;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use entry::{GENESIS, TrustedKeys, check_entry};
+pub use verdict::{Fault, Verdict};
+
+use crate::ledger::canonical;
+use crate::ledger::chain::Head;
+use crate::ledger::code::Code;
+use crate::ledger::entry::{EntryView, Sequence};
+use crate::ledger::hash::Digest;
+use ids::{Ids, Mention};
+
+/// A batch is closed at this many entries (about 10 ms of work, so that locks cost nothing) or
+/// bytes (so that a few batches in flight stay small beside their lines of up to 1 MiB).
+const BATCH_ENTRIES: usize = 128;
+const BATCH_BYTES: usize = 256 << 10;
+
+/// What the auditor knows beforehand, and how hard to work.
+#[derive(Debug, Clone)]
+pub struct Expectations {
+    /// Whom to believe.
+    pub keys: TrustedKeys,
+    /// What the first entry must follow: [`Head::EMPTY`] for a whole ledger, the head before it
+    /// for a tail, `None` where the first entry itself says where it begins.
+    pub after: Option<Head>,
+    /// The origin that the ledger must have.
+    pub origin: Option<String>,
+    /// The `entry_hash` that entry 0 must have.
+    pub genesis: Option<Digest>,
+    /// Threads that verify; `None` for one on each core.
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl Expectations {
+    /// Nothing but trust in `keys`.
+    #[must_use]
+    pub fn trusting(keys: TrustedKeys) -> Self {
+        Expectations { keys, after: None, origin: None, genesis: None, threads: None }
+    }
+}
+
+/// Why a source of lines stops: it cannot be read, or what it holds is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Interruption {
+    /// Nothing can be said of what could not be read.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// What was read is no line of a ledger.
+    #[error("{0}")]
+    Faulty(Fault),
+}
+
+impl From<Fault> for Interruption {
+    fn from(fault: Fault) -> Self {
+        Interruption::Faulty(fault)
+    }
+}
+
+/// Checks `lines` (without line feeds), all of them or up to the first fault, which is the one
+/// with the smallest line even where several are found.
+///
+/// # Errors
+/// When a line could not be read, or when the temporary file for ids could not be used. Then
+/// there is no verdict.
+pub fn audit<E: Into<Interruption>>(
+    lines: impl IntoIterator<Item = Result<Vec<u8>, E>>,
+    expectations: &Expectations,
+) -> io::Result<Verdict> {
+    let threads = expectations
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get);
+    let audit = Audit {
+        expectations,
+        findings: Mutex::new(Findings {
+            ids: Ids::new(),
+            opening: None,
+            end: None,
+            fault: None,
+            failure: None,
+        }),
+        first_fault: AtomicU64::new(u64::MAX),
+    };
+    // One batch waits for each thread. The receiver belongs to the workers alone: should they all
+    // die, sending fails instead of waiting for ever.
+    let (sender, receiver) = sync_channel(threads);
+    let receiver = Arc::new(Mutex::new(receiver));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let receiver = Arc::clone(&receiver);
+            let audit = &audit;
+            scope.spawn(move || audit.work(&receiver));
+        }
+        drop(receiver);
+        audit.read(lines, sender);
+    });
+    audit.findings.into_inner().unwrap_or_else(PoisonError::into_inner).verdict(expectations)
+}
+
+/// Lines that follow each other.
+struct Batch {
+    /// Which line the first is, from 0.
+    start: u64,
+    /// The line before the first, from which a worker learns what the first must follow.
+    before: Option<Vec<u8>>,
+    lines: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+struct Audit<'a> {
+    expectations: &'a Expectations,
+    findings: Mutex<Findings>,
+    /// The smallest line known to be faulty: nothing from there on needs to be looked at.
+    first_fault: AtomicU64,
+}
+
+struct Findings {
+    ids: Ids,
+    opening: Option<Opening>,
+    /// The last line that holds, and the head after it.
+    end: Option<(u64, Head)>,
+    fault: Option<(u64, Fault)>,
+    failure: Option<io::Error>,
+}
+
+/// What the first entry says.
+struct Opening {
+    first: Sequence,
+    /// Of a genesis.
+    origin: Option<String>,
+}
+
+impl Audit<'_> {
+    /// Hands out batches until the source ends, something is wrong, or nobody takes them.
+    fn read<E: Into<Interruption>>(
+        &self,
+        lines: impl IntoIterator<Item = Result<Vec<u8>, E>>,
+        sender: SyncSender<Batch>,
+    ) {
+        let mut batch = Batch { start: 0, before: None, lines: Vec::new(), bytes: 0 };
+        for line in lines {
+            match line.map_err(Into::into) {
+                Ok(line) => {
+                    batch.bytes += line.len();
+                    batch.lines.push(line);
+                }
+                Err(Interruption::Unreadable(error)) => {
+                    self.findings().failure = Some(error);
+                    return;
+                }
+                Err(Interruption::Faulty(fault)) => {
+                    self.blame(&mut self.findings(), batch.start + batch.lines.len() as u64, fault);
+                    break;
+                }
+            }
+            if batch.lines.len() >= BATCH_ENTRIES || batch.bytes >= BATCH_BYTES {
+                let next = Batch {
+                    start: batch.start + batch.lines.len() as u64,
+                    before: batch.lines.last().cloned(),
+                    lines: Vec::with_capacity(BATCH_ENTRIES),
+                    bytes: 0,
+                };
+                let full = std::mem::replace(&mut batch, next);
+                if self.is_over(full.start) || sender.send(full).is_err() {
+                    return;
+                }
+            }
+        }
+        // Nobody listens only when all workers died, and then their panic is passed on.
+        let _ = sender.send(batch);
+    }
+
+    fn work(&self, receiver: &Mutex<Receiver<Batch>>) {
+        loop {
+            let batch = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            match batch {
+                Ok(batch) if self.is_over(batch.start) => {}
+                Ok(batch) => self.check(&batch),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether the verdict no longer depends on `line`.
+    fn is_over(&self, line: u64) -> bool {
+        self.first_fault.load(Ordering::Relaxed) <= line
+    }
+
+    fn check(&self, batch: &Batch) {
+        // If the line before is no entry, the batch that it is in says so, and that comes first.
+        let mut head = match &batch.before {
+            Some(line) => canonical::decode(line).ok().map(|decoded| Head::after(&decoded.entry)),
+            None => self.expectations.after,
+        };
+        let mut mentions = Vec::with_capacity(batch.lines.len());
+        let mut opening = None;
+        let mut fault = None;
+        for (line, text) in (batch.start..).zip(&batch.lines) {
+            let checked = check_entry(text, &self.expectations.keys)
+                .and_then(|entry| follow(head, &entry).map(|head| (entry, head)))
+                .and_then(|(entry, head)| {
+                    if line == 0 {
+                        opening = Some(self.open(&entry)?);
+                    }
+                    Ok((entry, head))
+                });
+            match checked {
+                Ok((entry, next)) => {
+                    head = Some(next);
+                    mentions.extend(entry.dependencies.iter().map(|id| Mention {
+                        id: *id,
+                        line,
+                        own: false,
+                    }));
+                    mentions.push(Mention { id: entry.entry_id, line, own: true });
+                }
+                Err(mut found) => {
+                    // Where nobody knows where the first entry should stand, its own word names the place.
+                    let claimed = canonical::decode(text).ok().filter(|_| line == 0);
+                    found.sequence_number = claimed.map(|decoded| decoded.entry.sequence_number.0);
+                    fault = Some((line, found));
+                    break;
+                }
+            }
+        }
+        let held = fault.as_ref().map_or(batch.start + batch.lines.len() as u64, |(line, _)| *line);
+        let mut findings = self.findings();
+        findings.opening = findings.opening.take().or(opening);
+        if held > batch.start && findings.end.is_none_or(|(line, _)| line < held) {
+            findings.end = head.map(|head| (held, head));
+        }
+        if let Some((line, fault)) = fault {
+            self.blame(&mut findings, line, fault);
+        }
+        if let Err(error) = findings.ids.extend(mentions) {
+            findings.failure = Some(error);
+            self.first_fault.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Checks the first entry against what was known beforehand.
+    fn open(&self, entry: &EntryView<'_>) -> Result<Opening, Fault> {
+        let first = entry.sequence_number;
+        let origin = if first == Sequence(0) { entry::origin_of(entry) } else { None };
+        if let (Some(origin), Some(expected)) = (&origin, &self.expectations.origin)
+            && origin != expected
+        {
+            return Err(Fault::new(Code::Origin)
+                .at("/action_payload/origin")
+                .because(format!("`{origin}` instead of `{expected}`")));
+        }
+        if let Some(expected) = self.expectations.genesis {
+            if first != Sequence(0) {
+                return Err(Fault::new(Code::GenesisHash).because("the genesis is not in this range"));
+            }
+            if entry.entry_hash != expected {
+                return Err(Fault::new(Code::GenesisHash).at("/entry_hash"));
+            }
+        }
+        Ok(Opening { first, origin })
+    }
+
+    fn blame(&self, findings: &mut Findings, line: u64, fault: Fault) {
+        if findings.fault.as_ref().is_none_or(|(earliest, _)| line < *earliest) {
+            findings.fault = Some((line, fault));
+            self.first_fault.fetch_min(line, Ordering::Relaxed);
+        }
+    }
+
+    fn findings(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The head after `entry`, which must follow `head`. Where nothing is known of what came before,
+/// entry 0 follows the empty ledger, and any other entry begins a range.
+fn follow(head: Option<Head>, entry: &EntryView<'_>) -> Result<Head, Fault> {
+    let mut head = match head {
+        Some(head) => head,
+        None if entry.sequence_number == Sequence(0) => Head::EMPTY,
+        None => return Ok(Head::after(entry)),
+    };
+    let expected = head;
+    head.follow(entry).map_err(|code| match code {
+        Code::Sequence => Fault::new(code)
+            .at("/sequence_number")
+            .because(format!("{} where {} should stand", entry.sequence_number, expected.next)),
+        Code::ChainBroken => Fault::new(code).at("/prev_entry_hash"),
+        code => Fault::new(code).at("/timestamp"),
+    })?;
+    Ok(head)
+}
+
+impl Findings {
+    fn verdict(mut self, expectations: &Expectations) -> io::Result<Verdict> {
+        if let Some(error) = self.failure {
+            return Err(error);
+        }
+        let whole = self.opening.as_ref().is_some_and(|opening| opening.first == Sequence(0));
+        if let Some((line, code, id)) = self.ids.judge(whole)?
+            && self.fault.as_ref().is_none_or(|(earliest, _)| line < *earliest)
+        {
+            let pointer = if code == Code::Dependency { "/dependencies" } else { "/entry_id" };
+            self.fault = Some((line, Fault::new(code).at(pointer).because(id)));
+        }
+        let first = self.opening.as_ref().map(|opening| opening.first.0);
+        let expected = expectations.after.map(|head| head.next.0);
+        let fault = match (self.fault, self.end) {
+            (Some((line, fault)), _) => Some(Fault {
+                sequence_number: expected.or(first).map(|first| first + line).or(fault.sequence_number),
+                line: Some(line + 1),
+                ..fault
+            }),
+            (None, None) => Some(Fault::new(Code::Empty)),
+            (None, Some(_)) => None,
+        };
+        let count = match &fault {
+            Some(fault) => fault.line.map_or(0, |line| line - 1),
+            None => self.end.map_or(0, |(count, _)| count),
+        };
+        let head = self.end.filter(|_| fault.is_none()).map(|(_, head)| head.hash.to_hex());
+        let mut verdict = Verdict {
+            ok: fault.is_none(),
+            origin: self.opening.and_then(|opening| opening.origin),
+            first,
+            count,
+            last: first.filter(|_| count > 0).map(|first| first + count - 1),
+            head_hash: head,
+            not_checked: Vec::new(),
+            fault,
+            ..Verdict::unseen(&expectations.keys)
+        };
+        describe(&mut verdict, expectations);
+        Ok(verdict)
+    }
+}
+
+/// Says in plain words what the entries that hold were held against, and what they were not.
+fn describe(verdict: &mut Verdict, expectations: &Expectations) {
+    let whole = verdict.first == Some(0);
+    let checked = &mut verdict.checked;
+    if let (Some(first), Some(last)) = (verdict.first, verdict.last) {
+        checked.push(format!(
+            "entries {first} to {last}: each is the canonical form of an entry of schema 1.0.0, with the hashes \
+             that its bytes have"
+        ));
+        checked.push("each is signed by the trusted key".into());
+        checked.push(
+            "each has the next sequence number, names the hash of the one before, and is not earlier than it"
+                .into(),
+        );
+        checked.push(
+            "scores and safety floor were computed again, nothing was demanded that could not be judged, and \
+             each client's entry bears the kernel's word on its caller"
+                .into(),
+        );
+        // Ids are judged up to the fault too, so this holds for the entries before it.
+        checked.push(if whole {
+            "no entry id occurs twice, and dependencies name earlier entries".into()
+        } else {
+            "no entry id occurs twice in this range".into()
+        });
+    }
+    if let (true, Some(origin)) = (whole, &verdict.origin) {
+        checked.push(format!("entry 0 is the genesis of {origin} and names the trusted key"));
+        if expectations.origin.is_some() {
+            checked.push("the origin is the expected one".into());
+        }
+        if expectations.genesis.is_some() {
+            checked.push("the genesis is the expected one".into());
+        }
+    }
+    if let (Some(head), Some(first)) = (expectations.after, verdict.first)
+        && first > 0
+    {
+        checked.push(format!("entry {first} follows the known head {}", head.hash));
+    }
+
+    let not_checked = &mut verdict.not_checked;
+    if let (false, Some(first)) = (whole, verdict.first) {
+        not_checked.push("the genesis, and with it the origin: this is a part of a ledger".into());
+        if expectations.after.is_none() {
+            not_checked.push(format!("that entry {first} follows what came before it"));
+        }
+        not_checked.push("ids and dependencies that lie outside this range".into());
+    }
+    if verdict.fault.as_ref().is_some_and(|fault| fault.line.is_some()) {
+        not_checked.push("anything from the first fault on".into());
+    }
+    not_checked.push(
+        "completeness and uniqueness: without a checkpoint known from elsewhere, entries may be missing at the \
+         end, and another ledger with the same beginning may exist (this version knows no checkpoints)"
+            .into(),
+    );
+    if expectations.origin.is_none() {
+        not_checked.push("whether this is the ledger that you mean: no origin was given to expect".into());
+    }
+    if expectations.genesis.is_none() {
+        not_checked.push("whether the ledger was made anew: no genesis hash was given to expect".into());
+    }
+    not_checked
+        .push("that the key exists in its token only: the genesis says so, a verifier cannot see it".into());
+    not_checked.push("whether what was recorded is true, and whether everything was recorded".into());
+}
