@@ -22,6 +22,8 @@ pub mod audit;
 pub mod bundle;
 pub mod governance;
 pub mod ledger;
+#[cfg(feature = "daemon")]
+pub mod token;
 
 /// The version, as the programs and the entries give it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
