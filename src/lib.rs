@@ -20,8 +20,14 @@
 
 pub mod audit;
 pub mod bundle;
+#[cfg(feature = "daemon")]
+mod failpoint;
 pub mod governance;
+#[cfg(feature = "daemon")]
+pub mod index;
 pub mod ledger;
+#[cfg(feature = "daemon")]
+pub mod store;
 #[cfg(feature = "daemon")]
 pub mod token;
 

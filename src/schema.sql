@@ -1,0 +1,28 @@
+-- The ledger file, schema version 1. `application_id` is "atst", `user_version` the schema version.
+
+-- sequence → body, and nothing that would need a second index: the commit appends to the right
+-- edge of two trees, so it costs the same at a million rows as at a thousand.
+CREATE TABLE entries (
+    sequence     INTEGER PRIMARY KEY,
+    -- Byte offset in `body` at which the text of `hsm_signature` goes.
+    signature_at INTEGER NOT NULL,
+    -- The canonical line with an empty `hsm_signature`.
+    body         BLOB NOT NULL,
+    -- Only where a client gave the entry id: its uid, and the hash by which "the same content"
+    -- is judged when the id comes again.
+    caller       INTEGER,
+    content      BLOB
+) STRICT;
+
+-- What was reserved together is signed and committed together. A row without signatures is
+-- reserved: a restart signs exactly that, with this key and in this mode.
+CREATE TABLE commits (
+    first      INTEGER PRIMARY KEY,
+    count      INTEGER NOT NULL,
+    key_id     BLOB NOT NULL,
+    mode       TEXT NOT NULL,
+    -- Bytes of all sealed lines, line feeds included, from entry 0 to the end of this commit.
+    bytes      INTEGER,
+    -- r‖s of each entry in order, 64 bytes each.
+    signatures BLOB
+) STRICT;
