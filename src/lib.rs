@@ -27,6 +27,8 @@ pub mod governance;
 pub mod index;
 pub mod ledger;
 #[cfg(feature = "daemon")]
+pub mod sequencer;
+#[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod token;

@@ -1,0 +1,852 @@
+//! The single writer: it gives entries their place, has them reserved, signed and committed in
+//! that order, and only then answers.
+//!
+//! ```text
+//!  submit ──► gather ──► reserve n+1 ┐ one         ┌─► sign n+1 ──► …
+//!                        commit  n   ┘ transaction ┴─► answer n
+//! ```
+//!
+//! One thread owns the head and the store. While the token signs one commit, the next gathers, and
+//! it closes when the token is free: a slow token makes larger commits, not a longer queue. The
+//! chain needs no signature to go on, so entries are hashed as they come in.
+//!
+//! After a success every client of the commit has its answer. After a refusal nothing was
+//! reserved. After an unknown outcome the reservation is on the disk or it is not; the daemon
+//! stops, and the next start signs what it finds.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc as answers, oneshot};
+
+use crate::failpoint;
+use crate::governance::{Admitted, Policy};
+use crate::index::{Fact, Index};
+use crate::ledger::chain::Head;
+use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
+use crate::ledger::hash::Digest;
+use crate::ledger::key::{KeyId, Signature};
+use crate::ledger::timestamp::Timestamp;
+use crate::store::{Committed, Reservation, Reserved, Store, StoreError};
+use crate::token::{Pool, SignError};
+
+/// A commit closes at this many bytes of entries, so that its transaction stays short.
+const COMMIT_BYTES: usize = 8 << 20;
+/// How many entries may wait, whatever they hold; memory is bounded by the budget of the server.
+const QUEUE_ENTRIES: u64 = 65_536;
+/// How far the wall clock may run ahead of the boot clock before an operator must look.
+const CLOCK_JUMP: Duration = Duration::from_secs(3_600);
+/// How often the disk's free space is looked at.
+const DISK_CHECK: Duration = Duration::from_secs(1);
+
+/// What became of an entry that was submitted.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// It is durable with its signature: the commit and its place in it. `replayed` when the
+    /// same request had been submitted before.
+    Committed {
+        /// The commit.
+        commit: Arc<Committed>,
+        /// Which of its entries.
+        index: usize,
+        /// Whether this request only repeated an earlier one.
+        replayed: bool,
+    },
+    /// An entry with this id was committed since the client's side looked it up. Whether it is the
+    /// same, by uid and content, is to be looked up again.
+    Earlier {
+        /// The id.
+        id: EntryId,
+        /// Who asks, and with what content.
+        asked: (u32, Digest),
+    },
+    /// It was not taken; nothing was recorded.
+    Refused(Refused),
+    /// It may be recorded or not: ask by its id.
+    Unknown(EntryId),
+}
+
+/// Why the sequencer takes nothing at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Too many entries wait; try again in so many seconds.
+    QueueFull {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// The id was used with other content.
+    IdConflict,
+    /// The id was used by another caller.
+    IdTaken,
+    /// The disk is below its watermark.
+    StorageFull,
+    /// The wall clock jumped forward.
+    ClockJumped,
+    /// The daemon is stopping.
+    ShuttingDown,
+}
+
+/// Outcomes of lines of one batch, by the number of the line.
+pub type Outcomes = Vec<(u64, Outcome)>;
+
+/// Where the outcome goes.
+#[derive(Debug)]
+pub enum Ticket {
+    /// To a client that waits for this one.
+    Single(oneshot::Sender<Outcome>),
+    /// To a batch, with the number of the line.
+    Batch(answers::UnboundedSender<Outcomes>, u64),
+    /// To nobody: the daemon's own entries.
+    Own,
+}
+
+/// An admitted entry and where its outcome goes.
+#[derive(Debug)]
+pub struct Submission {
+    /// The entry.
+    pub admitted: Admitted,
+    /// Where the outcome goes.
+    pub ticket: Ticket,
+    /// Where the client gave the id: entries before this were searched for it.
+    pub searched: u64,
+}
+
+/// What the sequencer is told.
+enum Message {
+    Submit(Vec<Submission>),
+    Signed(Result<Vec<Signature>, SignError>),
+    /// Stop, and say why: something beside the sequencer found that it must not go on.
+    Fault(String),
+    /// Seal what waits and a last entry, then stop.
+    Stop {
+        reason: String,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Figures that others may read at any time.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Entries that are committed.
+    pub committed: AtomicU64,
+    /// Entries submitted and not answered.
+    pub queued: AtomicU64,
+    /// Microseconds that one entry took lately, from the time between commits.
+    micros_per_entry: AtomicU64,
+    /// Entries committed since the start.
+    pub appended: AtomicU64,
+    /// Whether no more entries are taken.
+    pub stopping: AtomicBool,
+    /// Set once when the daemon must stop.
+    fault: Mutex<Option<String>>,
+    head: Mutex<Option<Head>>,
+}
+
+impl Gauges {
+    /// What the next entry follows, among committed entries.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Head::EMPTY)
+    }
+
+    /// Why the sequencer stopped, if it did because of a fault.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What the sequencer is told at its start.
+pub struct Setup {
+    /// The ledger, with nothing reserved.
+    pub store: Store,
+    /// What the first entry follows.
+    pub head: Head,
+    /// The token's workers.
+    pub pool: Arc<Pool>,
+    /// The key that they sign with.
+    pub key: KeyId,
+    /// The index.
+    pub index: Arc<Index>,
+    /// For the daemon's own entries.
+    pub policy: Arc<Policy>,
+    /// The most entries in one commit.
+    pub commit_entries: usize,
+    /// The longest expected wait before new entries are refused.
+    pub queue_wait: Duration,
+    /// Free bytes on the ledger's disk under which entries are refused.
+    pub min_free_bytes: u64,
+    /// Called once when the daemon must stop because of a fault.
+    pub on_fault: Box<dyn FnOnce() + Send>,
+}
+
+/// The handle by which the server submits entries.
+#[derive(Debug)]
+pub struct Sequencer {
+    messages: Sender<Message>,
+    gauges: Arc<Gauges>,
+    queue_wait: Duration,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Sequencer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the operating system has no thread to give.
+    pub fn start(setup: Setup) -> std::io::Result<Self> {
+        let (messages, inbox) = mpsc::channel();
+        let gauges = Arc::new(Gauges::default());
+        gauges.committed.store(setup.head.next.0, Ordering::Release);
+        *gauges.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.head);
+        let queue_wait = setup.queue_wait;
+        let thread = std::thread::Builder::new().name("sequencer".into()).spawn({
+            let (gauges, messages) = (gauges.clone(), messages.clone());
+            move || Thread::new(setup, gauges, messages).run(&inbox)
+        })?;
+        Ok(Sequencer { messages, gauges, queue_wait, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The figures.
+    #[must_use]
+    pub fn gauges(&self) -> &Arc<Gauges> {
+        &self.gauges
+    }
+
+    /// Hands over entries of clients. Each ticket gets its outcome unless this refuses them all.
+    ///
+    /// # Errors
+    /// When the queue is full or the daemon is stopping; nothing was taken then, and the
+    /// submissions come back.
+    pub fn submit(&self, submissions: Vec<Submission>) -> Result<(), (Refused, Vec<Submission>)> {
+        if self.gauges.stopping.load(Ordering::Acquire) {
+            return Err((Refused::ShuttingDown, submissions));
+        }
+        let count = submissions.len() as u64;
+        let queued = self.gauges.queued.fetch_add(count, Ordering::AcqRel);
+        if let Some(retry_after) = self.too_long(queued) {
+            self.gauges.queued.fetch_sub(count, Ordering::AcqRel);
+            return Err((Refused::QueueFull { retry_after }, submissions));
+        }
+        self.messages.send(Message::Submit(submissions)).map_err(|returned| match returned.0 {
+            Message::Submit(submissions) => (Refused::ShuttingDown, submissions),
+            Message::Signed(_) | Message::Fault(_) | Message::Stop { .. } => {
+                (Refused::ShuttingDown, Vec::new())
+            }
+        })
+    }
+
+    /// Whether entries would be taken now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn room(&self) -> Result<(), Refused> {
+        if self.gauges.stopping.load(Ordering::Acquire) {
+            return Err(Refused::ShuttingDown);
+        }
+        match self.too_long(self.gauges.queued.load(Ordering::Acquire)) {
+            Some(retry_after) => Err(Refused::QueueFull { retry_after }),
+            None => Ok(()),
+        }
+    }
+
+    /// Seconds after which to try again, if what waits already would take too long.
+    fn too_long(&self, queued: u64) -> Option<u64> {
+        let micros = queued.saturating_mul(self.gauges.micros_per_entry.load(Ordering::Relaxed));
+        let expected = Duration::from_micros(micros);
+        let full = queued >= QUEUE_ENTRIES || expected > self.queue_wait;
+        full.then(|| (expected.as_secs() / 2).clamp(1, 60))
+    }
+
+    /// Has the sequencer stop as it does on a fault of its own, without a SHUTDOWN entry.
+    pub fn fail(&self, fault: String) {
+        // Fails only when it has stopped already.
+        let _ = self.messages.send(Message::Fault(fault));
+    }
+
+    /// Seals what was taken and a SHUTDOWN entry that gives `reason`, and ends the thread.
+    pub async fn stop(&self, reason: &str) {
+        self.gauges.stopping.store(true, Ordering::Release);
+        let (done, wait) = oneshot::channel();
+        if self.messages.send(Message::Stop { reason: reason.to_owned(), done }).is_ok() {
+            let _ = wait.await;
+        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// An entry that has its place but is not committed, for ids that come again meanwhile.
+struct Pending {
+    uid: u32,
+    content: Digest,
+    sequence: Sequence,
+}
+
+/// Entries of one commit, and who waits for them: tickets by index, repeats behind.
+struct Batch {
+    reservation: Reservation,
+    tickets: Vec<(usize, Ticket, bool)>,
+    /// What the index will be told.
+    facts: Vec<Fact>,
+    /// The daemon's own among the entries, by index, should they have to be placed again.
+    own: Vec<(usize, Admitted)>,
+    bytes: usize,
+    /// What the head was before, should the reservation fail.
+    before: Head,
+}
+
+struct Thread {
+    setup: Setup,
+    gauges: Arc<Gauges>,
+    messages: Sender<Message>,
+    head: Head,
+    /// Submissions for which the gathering commit has no room.
+    overflow: VecDeque<Submission>,
+    gathering: Option<Batch>,
+    signing: Option<Batch>,
+    signed: Option<(Batch, Vec<Signature>)>,
+    pending: HashMap<EntryId, Pending>,
+    stop: Option<(String, oneshot::Sender<()>)>,
+    last_commit: Instant,
+    clock: Clock,
+    disk: Disk,
+    sealed_since_start: u64,
+}
+
+impl Thread {
+    fn new(setup: Setup, gauges: Arc<Gauges>, messages: Sender<Message>) -> Self {
+        Thread {
+            head: setup.head,
+            disk: Disk { checked: None, full: false },
+            setup,
+            gauges,
+            messages,
+            overflow: VecDeque::new(),
+            gathering: None,
+            signing: None,
+            signed: None,
+            pending: HashMap::new(),
+            stop: None,
+            last_commit: Instant::now(),
+            clock: Clock::start(),
+            sealed_since_start: 0,
+        }
+    }
+
+    fn run(mut self, inbox: &Receiver<Message>) {
+        while let Ok(message) = inbox.recv() {
+            self.take(message);
+            // What has come meanwhile joins the same commit.
+            while let Ok(message) = inbox.try_recv() {
+                self.take(message);
+            }
+            if let Err(fault) = self.advance() {
+                self.fail(inbox, &fault);
+                return;
+            }
+            if self.stop.is_some() && self.is_idle() {
+                if let Some((_, done)) = self.stop.take() {
+                    let _ = done.send(());
+                }
+                return;
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.overflow.is_empty()
+            && self.gathering.is_none()
+            && self.signing.is_none()
+            && self.signed.is_none()
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Submit(submissions) => {
+                for submission in submissions {
+                    // Sent by one who looked just before the stop: nothing follows the SHUTDOWN entry.
+                    if self.stop.is_some() {
+                        self.refuse(submission.ticket, Refused::ShuttingDown);
+                    } else {
+                        self.admit(submission);
+                    }
+                }
+            }
+            Message::Signed(Ok(signatures)) => {
+                failpoint::reach("after-sign");
+                self.signed = self.signing.take().map(|batch| (batch, signatures));
+            }
+            Message::Signed(Err(error)) => {
+                // Reserved and unsigned: the next start signs exactly these.
+                self.note_fault(format!("the token can't sign: {error}"));
+            }
+            Message::Fault(fault) => self.note_fault(fault),
+            Message::Stop { reason, done } => {
+                let payload = format!(
+                    "{{\"entries_sealed\":{},\"reason\":{}}}",
+                    self.sealed_since_start + self.waiting(),
+                    quoted(&reason)
+                );
+                let id = EntryId(*uuid::Uuid::new_v4().as_bytes());
+                let own = self.setup.policy.own(
+                    EventType::Shutdown,
+                    EventCategory::Normal,
+                    "system_shutdown",
+                    payload,
+                    id,
+                );
+                self.gauges.queued.fetch_add(1, Ordering::AcqRel);
+                self.admit(Submission { admitted: own, ticket: Ticket::Own, searched: 0 });
+                self.stop = Some((reason, done));
+            }
+        }
+    }
+
+    fn note_fault(&self, fault: String) {
+        self.gauges.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+    }
+
+    fn waiting(&self) -> u64 {
+        let batches = [self.gathering.as_ref(), self.signing.as_ref(), self.signed.as_ref().map(|(b, _)| b)];
+        let placed: usize = batches.into_iter().flatten().map(|batch| batch.reservation.entries.len()).sum();
+        (placed + self.overflow.len()) as u64
+    }
+
+    /// Gives a submission its place in the gathering commit, or lets it wait for the next.
+    fn admit(&mut self, submission: Submission) {
+        if self.is_gathering_full() || !self.overflow.is_empty() {
+            self.overflow.push_back(submission);
+        } else {
+            self.place(submission);
+        }
+    }
+
+    fn place(&mut self, submission: Submission) {
+        let Submission { admitted, ticket, searched } = submission;
+        if let Some((uid, content)) = admitted.idempotency()
+            && let Some(known) = self.known(&admitted, searched)
+        {
+            return self.repeat(admitted.id(), (uid, content), known, ticket);
+        }
+        let now = match self.clock.now() {
+            Some(now) => now,
+            None if admitted.is_own() => self.head.timestamp,
+            None => return self.refuse(ticket, Refused::ClockJumped),
+        };
+        let before = self.head;
+        let entry = self.head.extend(admitted.view(), now, SignatureAlgorithm::EntryP256, self.setup.key);
+        if let Some((uid, content)) = admitted.idempotency() {
+            self.pending.insert(entry.id(), Pending { uid, content, sequence: entry.sequence() });
+        }
+        let key = self.setup.key;
+        let batch = self.gathering.get_or_insert_with(|| Batch {
+            reservation: Reservation {
+                first: before.next,
+                key,
+                algorithm: SignatureAlgorithm::EntryP256,
+                entries: Vec::new(),
+            },
+            tickets: Vec::new(),
+            facts: Vec::new(),
+            own: Vec::new(),
+            bytes: 0,
+            before,
+        });
+        batch.bytes += entry.unsigned().line.len();
+        let index = batch.reservation.entries.len();
+        batch.tickets.push((index, ticket, false));
+        batch.facts.push(Fact::of(&admitted.view(), entry.sequence(), entry.timestamp(), entry.hash()));
+        batch.reservation.entries.push(Reserved { entry, idempotency: admitted.idempotency() });
+        if admitted.is_own() {
+            batch.own.push((index, admitted));
+        }
+    }
+
+    /// Whether the id of `admitted` is pending, or was committed after the client's side looked.
+    fn known(&self, admitted: &Admitted, searched: u64) -> Option<Known> {
+        let id = admitted.id();
+        if let Some(pending) = self.pending.get(&id) {
+            return Some(Known::Pending {
+                uid: pending.uid,
+                content: pending.content,
+                sequence: pending.sequence,
+            });
+        }
+        // The look-up saw all that was committed then. What was committed since is in memory,
+        // unless the index has moved on; then it is looked up once more.
+        let found = match self.setup.index.recent(id) {
+            Some(sequence) => Some(sequence),
+            None if self.setup.index.indexed() > searched => match self.setup.index.find(id) {
+                Ok(found) => found,
+                // It can't be said that the id is new, so the entry is not sealed a second time:
+                // the client's side looks once more and answers with what it meets.
+                Err(error) => {
+                    tracing::error!(%error, %id, "couldn't look up an id that came again");
+                    return Some(Known::Committed);
+                }
+            },
+            None => None,
+        };
+        found.map(|_| Known::Committed)
+    }
+
+    fn repeat(&mut self, id: EntryId, asked: (u32, Digest), known: Known, ticket: Ticket) {
+        let (uid, content) = asked;
+        match known {
+            Known::Pending { uid: owner, .. } if owner != uid => self.refuse(ticket, Refused::IdTaken),
+            Known::Pending { content: first, .. } if first != content => {
+                self.refuse(ticket, Refused::IdConflict);
+            }
+            Known::Pending { sequence, .. } => {
+                let batches = [
+                    self.gathering.as_mut(),
+                    self.signing.as_mut(),
+                    self.signed.as_mut().map(|(batch, _)| batch),
+                ];
+                for batch in batches.into_iter().flatten() {
+                    let first = batch.reservation.first.0;
+                    if let Some(index) = sequence.0.checked_sub(first)
+                        && index < batch.reservation.entries.len() as u64
+                    {
+                        batch.tickets.push((index as usize, ticket, true));
+                        return;
+                    }
+                }
+            }
+            Known::Committed => self.answer(vec![(ticket, Outcome::Earlier { id, asked })]),
+        }
+    }
+
+    fn refuse(&self, ticket: Ticket, refused: Refused) {
+        self.answer(vec![(ticket, Outcome::Refused(refused))]);
+    }
+
+    /// Takes each step that can be taken now.
+    fn advance(&mut self) -> Result<(), String> {
+        if let Some(fault) = self.gauges.fault() {
+            return Err(fault);
+        }
+        if self.signing.is_some() {
+            return Ok(());
+        }
+        let reserve = self.gathering.take();
+        if reserve.is_none() && self.signed.is_none() {
+            return Ok(());
+        }
+        let reserve = match reserve {
+            Some(batch) if self.disk.is_full(&self.setup) && !batch.is_own() => {
+                self.withdraw(batch, Refused::StorageFull);
+                None
+            }
+            other => other,
+        };
+        self.write(reserve)
+    }
+
+    /// One durable transaction: what was signed is committed, what was gathered is reserved.
+    fn write(&mut self, reserve: Option<Batch>) -> Result<(), String> {
+        let (signed, tickets, facts) = match self.signed.take() {
+            Some((batch, signatures)) => (Some((batch.reservation, signatures)), batch.tickets, batch.facts),
+            None if reserve.is_none() => return self.refill(),
+            None => (None, Vec::new(), Vec::new()),
+        };
+        let unanswered: Vec<EntryId> = signed
+            .iter()
+            .flat_map(|(reservation, _)| reservation.entries.iter().map(|reserved| reserved.entry.id()))
+            .collect();
+        if reserve.is_some() {
+            failpoint::reach("before-reserve");
+        }
+        let (committed, result) = self.setup.store.write(signed, reserve.as_ref().map(|b| &b.reservation));
+        let outcome = match (committed, &result) {
+            (Some(committed), _) => {
+                failpoint::reach("after-commit");
+                self.conclude(&committed, facts, tickets);
+                Ok(())
+            }
+            (None, Err(_)) if !unanswered.is_empty() => {
+                let unknown = tickets
+                    .into_iter()
+                    .map(|(index, ticket, _)| (ticket, Outcome::Unknown(unanswered[index])))
+                    .collect();
+                self.answer(unknown);
+                Err(())
+            }
+            (None, _) => Ok(()),
+        };
+        match (result, reserve) {
+            (Ok(()), Some(batch)) => {
+                failpoint::reach("after-reserve");
+                self.sign(batch);
+                Ok(())
+            }
+            (Ok(()), None) => self.refill(),
+            (Err(StoreError::Full(source)), Some(batch)) if outcome.is_ok() => {
+                tracing::warn!(%source, "the disk is full; refusing entries");
+                self.disk.full = true;
+                if batch.is_own() {
+                    // Not even these find room, so trying again at once is no use.
+                    tracing::error!("an entry of the daemon's own is lost: the disk is full");
+                    self.drop_unreserved(batch, Refused::StorageFull);
+                } else {
+                    self.withdraw(batch, Refused::StorageFull);
+                }
+                self.refill()
+            }
+            (Err(error), reserve) => {
+                if let Some(batch) = reserve {
+                    self.signing = Some(batch);
+                }
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// From here on the entries of the commit are visible, and their clients hear of them.
+    fn conclude(
+        &mut self,
+        committed: &Arc<Committed>,
+        facts: Vec<Fact>,
+        tickets: Vec<(usize, Ticket, bool)>,
+    ) {
+        if let Err(error) = self.setup.index.note(facts)
+            && self.stop.is_none()
+        {
+            // A restart builds what is missing; without it nobody could tell for long which ids
+            // were used. The clients of this commit are answered before we stop.
+            self.note_fault(format!("the index can't be written: {error}"));
+        }
+        let count = committed.entries().len() as u64;
+        self.sealed_since_start += count;
+        self.gauges.committed.store(committed.end().0, Ordering::Release);
+        self.gauges.appended.fetch_add(count, Ordering::Relaxed);
+        if let Some(last) = committed.entries().last() {
+            let head =
+                Head { next: committed.end(), hash: last.entry.hash(), timestamp: last.entry.timestamp() };
+            *self.gauges.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
+        }
+        for reserved in committed.entries() {
+            if reserved.idempotency.is_some() {
+                self.pending.remove(&reserved.entry.id());
+            }
+        }
+        self.measure(count);
+        let outcomes = tickets
+            .into_iter()
+            .map(|(index, ticket, replayed)| {
+                (ticket, Outcome::Committed { commit: committed.clone(), index, replayed })
+            })
+            .collect();
+        self.answer(outcomes);
+    }
+
+    /// The time an entry takes, smoothed over about four commits, for the expected wait.
+    fn measure(&mut self, entries: u64) {
+        let micros =
+            u64::try_from(self.last_commit.elapsed().as_micros()).unwrap_or(u64::MAX) / entries.max(1);
+        self.last_commit = Instant::now();
+        let old = self.gauges.micros_per_entry.load(Ordering::Relaxed);
+        let new = if old == 0 { micros } else { (3 * old + micros) / 4 };
+        // Idle time between commits is not work: an entry is not expected to take over a second.
+        self.gauges.micros_per_entry.store(new.min(1_000_000), Ordering::Relaxed);
+    }
+
+    fn sign(&mut self, batch: Batch) {
+        let signables = batch.reservation.signables();
+        let messages = self.messages.clone();
+        self.signing = Some(batch);
+        self.last_commit = Instant::now();
+        self.setup.pool.sign(
+            signables,
+            Box::new(move |result| {
+                // The sequencer only ends first when the daemon stops on a fault.
+                let _ = messages.send(Message::Signed(result));
+            }),
+        );
+        self.place_overflow();
+    }
+
+    fn place_overflow(&mut self) {
+        while !self.is_gathering_full() {
+            let Some(submission) = self.overflow.pop_front() else { return };
+            self.place(submission);
+        }
+    }
+
+    fn is_gathering_full(&self) -> bool {
+        self.gathering.as_ref().is_some_and(|batch| {
+            batch.reservation.entries.len() >= self.setup.commit_entries || batch.bytes >= COMMIT_BYTES
+        })
+    }
+
+    /// Nothing is being signed: what waited for room is placed and goes on at once.
+    fn refill(&mut self) -> Result<(), String> {
+        self.place_overflow();
+        if self.gathering.is_some() { self.advance() } else { Ok(()) }
+    }
+
+    /// Takes back a batch that was never reserved: its numbers are given again. Clients hear
+    /// `refused`; the daemon's own entries in it wait for their turn once more, for there is room
+    /// kept for them.
+    fn withdraw(&mut self, mut batch: Batch, refused: Refused) {
+        for (index, admitted) in std::mem::take(&mut batch.own).into_iter().rev() {
+            if let Some(at) = batch.tickets.iter().position(|(of, ..)| *of == index) {
+                let (_, ticket, _) = batch.tickets.remove(at);
+                self.overflow.push_front(Submission { admitted, ticket, searched: 0 });
+            }
+        }
+        self.drop_unreserved(batch, refused);
+    }
+
+    /// The same, but all of it is refused.
+    fn drop_unreserved(&mut self, batch: Batch, refused: Refused) {
+        self.head = batch.before;
+        for reserved in &batch.reservation.entries {
+            self.pending.remove(&reserved.entry.id());
+        }
+        let refusals = batch.tickets.into_iter().map(|(_, ticket, _)| (ticket, Outcome::Refused(refused)));
+        self.answer(refusals.collect());
+    }
+
+    /// Everything that was reserved has an unknown outcome; everything else was not taken.
+    fn fail(mut self, inbox: &Receiver<Message>, fault: &str) {
+        tracing::error!(fault, "stopping");
+        self.gauges.stopping.store(true, Ordering::Release);
+        self.note_fault(fault.to_owned());
+        let reserved = [self.signing.take(), self.signed.take().map(|(batch, _)| batch)];
+        for batch in reserved.into_iter().flatten() {
+            let ids: Vec<EntryId> = batch.reservation.entries.iter().map(|r| r.entry.id()).collect();
+            let unknown = batch
+                .tickets
+                .into_iter()
+                .map(|(index, ticket, _)| (ticket, Outcome::Unknown(ids[index])))
+                .collect();
+            self.answer(unknown);
+        }
+        if let Some(batch) = self.gathering.take() {
+            self.drop_unreserved(batch, Refused::ShuttingDown);
+        }
+        // A batch waits for each of its lines, so none may be left without an answer.
+        let unread = inbox.try_iter().filter_map(|message| match message {
+            Message::Submit(submissions) => Some(submissions),
+            Message::Signed(_) | Message::Fault(_) | Message::Stop { .. } => None,
+        });
+        for submission in std::mem::take(&mut self.overflow).into_iter().chain(unread.flatten()) {
+            self.refuse(submission.ticket, Refused::ShuttingDown);
+        }
+        (self.setup.on_fault)();
+    }
+
+    /// Hands out outcomes, those of one batch together.
+    fn answer(&self, outcomes: Vec<(Ticket, Outcome)>) {
+        self.gauges.queued.fetch_sub(outcomes.len() as u64, Ordering::AcqRel);
+        let mut together: Option<(answers::UnboundedSender<Outcomes>, Outcomes)> = None;
+        for (ticket, outcome) in outcomes {
+            match ticket {
+                // A client that has gone does not take its entry back.
+                Ticket::Single(waiting) => drop(waiting.send(outcome)),
+                Ticket::Own => {}
+                Ticket::Batch(batch, line) => match &mut together {
+                    Some((same, lines)) if same.same_channel(&batch) => lines.push((line, outcome)),
+                    _ => {
+                        if let Some((done, lines)) = together.replace((batch, vec![(line, outcome)])) {
+                            let _ = done.send(lines);
+                        }
+                    }
+                },
+            }
+        }
+        if let Some((done, lines)) = together {
+            let _ = done.send(lines);
+        }
+    }
+}
+
+impl Batch {
+    fn is_own(&self) -> bool {
+        self.own.len() == self.reservation.entries.len()
+    }
+}
+
+/// What is known of an id that comes again.
+enum Known {
+    Pending { uid: u32, content: Digest, sequence: Sequence },
+    Committed,
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = Vec::new();
+    crate::ledger::json::write_string(text, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The wall clock, held against the boot clock, which nobody sets.
+struct Clock {
+    /// Wall clock less boot clock at the start.
+    offset: i128,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Clock { offset: wall_nanos() - boot_nanos() }
+    }
+
+    /// The time, or none when the wall clock has jumped forward by more than [`CLOCK_JUMP`].
+    fn now(&self) -> Option<Timestamp> {
+        let wall = wall_nanos();
+        let ahead = wall - boot_nanos() - self.offset;
+        if ahead > CLOCK_JUMP.as_nanos() as i128 {
+            return None;
+        }
+        Some(Timestamp::from_micros(i64::try_from(wall / 1_000).unwrap_or(i64::MAX)))
+    }
+}
+
+fn wall_nanos() -> i128 {
+    nanos(nix::time::ClockId::CLOCK_REALTIME)
+}
+
+fn boot_nanos() -> i128 {
+    nanos(nix::time::ClockId::CLOCK_BOOTTIME)
+}
+
+fn nanos(clock: nix::time::ClockId) -> i128 {
+    // Both clocks exist on every Linux that has pidfds; a clock that can't be read stands still.
+    nix::time::clock_gettime(clock)
+        .map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()))
+}
+
+/// The present time as the ledger writes it.
+#[must_use]
+pub fn now() -> Timestamp {
+    Timestamp::from_micros(i64::try_from(wall_nanos() / 1_000).unwrap_or(i64::MAX))
+}
+
+/// What an unprivileged process may still write to the file system of `path`; everything where
+/// the system does not say.
+#[must_use]
+pub fn free_bytes(path: &std::path::Path) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(u64::MAX, |stat| stat.blocks_available() * stat.fragment_size())
+}
+
+/// Free space on the ledger's disk, looked at now and then.
+struct Disk {
+    checked: Option<Instant>,
+    full: bool,
+}
+
+impl Disk {
+    fn is_full(&mut self, setup: &Setup) -> bool {
+        if self.checked.is_none_or(|checked| checked.elapsed() >= DISK_CHECK) {
+            self.checked = Some(Instant::now());
+            self.full = free_bytes(setup.store.path()) < setup.min_free_bytes;
+        }
+        self.full
+    }
+}
