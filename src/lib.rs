@@ -21,6 +21,10 @@
 pub mod audit;
 pub mod bundle;
 #[cfg(feature = "daemon")]
+pub mod caller;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
 mod failpoint;
 pub mod governance;
 #[cfg(feature = "daemon")]
@@ -28,6 +32,8 @@ pub mod index;
 pub mod ledger;
 #[cfg(feature = "daemon")]
 pub mod sequencer;
+#[cfg(feature = "daemon")]
+pub mod server;
 #[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]

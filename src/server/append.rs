@@ -1,0 +1,616 @@
+//! Appending: one entry, or a batch that streams both ways.
+//!
+//! A request is refused whole or sealed whole. In a batch each line stands for itself: good lines
+//! are sealed, a bad line gets its problem in its place.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Frame;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::budget::Lease;
+use super::connection::body_frame_timeout;
+use super::problem::Problem;
+use super::service::Service;
+use crate::caller::Peer;
+use crate::governance::{Admitted, Caller};
+use crate::ledger::canonical;
+use crate::ledger::code::Code;
+use crate::ledger::draft::Draft;
+use crate::ledger::entry::EntryId;
+use crate::ledger::hash::Digest;
+use crate::ledger::json;
+use crate::sequencer::{Outcome, Outcomes, Refused, Submission, Ticket};
+use crate::store::{Line, Reader};
+
+/// What a request takes beside its body: the draft, the entry, its place in the queue.
+const REQUEST_OVERHEAD: usize = 4_096;
+/// How often a batch asks whether there is room in the queue again.
+const QUEUE_PAUSE: Duration = Duration::from_millis(20);
+/// How long a request waits for its turn at the memory before it is told to come again. A batch
+/// holds all that its caller may have for as long as it lasts, but gives it back entry by entry.
+const MEMORY_WAIT: Duration = Duration::from_secs(5);
+/// How much of a body hyper may have read before we are asked; taken from the budget beforehand.
+const BODY_BUFFER: usize = 64 << 10;
+
+/// `POST /v1/entries`.
+pub(super) async fn append(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    request: Request,
+) -> Response {
+    match append_one(&service, &peer, request).await {
+        Ok(answer) => answer,
+        Err(problem) => service.refuse(problem),
+    }
+}
+
+async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) -> Result<Response, Problem> {
+    service.check_append(peer)?;
+    let (body, lease) = read_body(service, peer.uid, request).await?;
+    let draft = Draft::parse(&body)?;
+    drop(body);
+    let (admitted, searched) = match check(service, peer, draft).await? {
+        Checked::Fresh(admitted, searched) => (*admitted, searched),
+        Checked::Replay(line) => return Ok(sealed(StatusCode::OK, line.bytes, lease)),
+    };
+    let (ticket, outcome) = oneshot::channel();
+    let id = admitted.id();
+    service
+        .sequencer
+        .submit(vec![Submission { admitted, ticket: Ticket::Single(ticket), searched }])
+        .map_err(|(refused, _)| refused)?;
+    match outcome.await.unwrap_or(Outcome::Unknown(id)) {
+        Outcome::Committed { commit, index, replayed } => {
+            let status = if replayed { StatusCode::OK } else { StatusCode::CREATED };
+            Ok(sealed(status, commit.line(index), lease))
+        }
+        Outcome::Earlier { id, asked } => {
+            Ok(sealed(StatusCode::OK, sealed_earlier(service, id, asked).await?.bytes, lease))
+        }
+        Outcome::Refused(refused) => Err(refused.into()),
+        Outcome::Unknown(id) => Err(unknown(id)),
+    }
+}
+
+fn unknown(id: EntryId) -> Problem {
+    let mut problem = Problem::new(
+        Code::OutcomeUnknown,
+        "the daemon stopped before the entry was known to be sealed; ask for it by its id",
+    );
+    problem.entry_id = Some(id);
+    problem
+}
+
+/// Reads the whole body, for which room is taken beforehand.
+async fn read_body(service: &Service, uid: u32, request: Request) -> Result<(Vec<u8>, Lease), Problem> {
+    let mut body = request.into_body();
+    let limit = service.request_bytes;
+    let too_large = || Problem::new(Code::RequestTooLarge, format!("a request body may have {limit} bytes"));
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|bytes| bytes > limit as u64) {
+        return Err(too_large());
+    }
+    let first = announced.map_or(BODY_BUFFER, |bytes| bytes as usize) + REQUEST_OVERHEAD;
+    let mut lease = take_memory(service, uid, first).await?;
+    let mut bytes = Vec::with_capacity(announced.unwrap_or(0) as usize);
+    while let Some(frame) = body_frame_timeout(&mut body, service.idle).await? {
+        if bytes.len() + frame.len() > limit {
+            return Err(too_large());
+        }
+        if announced.is_none() && !lease.grow(frame.len()) {
+            lease.absorb(take_memory(service, uid, frame.len()).await?);
+        }
+        bytes.extend_from_slice(&frame);
+    }
+    Ok((bytes, lease))
+}
+
+/// Takes `bytes` of the budget for the caller `uid`, in its turn.
+async fn take_memory(service: &Service, uid: u32, bytes: usize) -> Result<Lease, Problem> {
+    let taken = tokio::time::timeout(MEMORY_WAIT, service.budget.take(uid, bytes)).await;
+    taken.ok().flatten().ok_or_else(|| {
+        Problem::new(Code::MemoryBudget, "the daemon has no room for the request at the moment")
+    })
+}
+
+fn sealed(status: StatusCode, line: Vec<u8>, lease: Lease) -> Response {
+    let body = Body::new(Leased { bytes: Some(line.into()), _lease: lease });
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An answer that gives its memory back when it has been sent.
+struct Leased {
+    bytes: Option<Bytes>,
+    _lease: Lease,
+}
+
+impl HttpBody for Leased {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+/// What the client's side of the checks found.
+enum Checked {
+    /// It may be submitted; entries before the number were searched for its id.
+    Fresh(Box<Admitted>, u64),
+    /// The same request was sealed before.
+    Replay(Line),
+}
+
+/// Admission, and the look-ups that need the disk: the id if the client gave one, and dependencies.
+async fn check(service: &Arc<Service>, peer: &Arc<Peer>, draft: Draft) -> Result<Checked, Problem> {
+    if draft.entry_id.is_none() && draft.dependencies.is_empty() {
+        return admit(service, peer, draft).map(|admitted| Checked::Fresh(Box::new(admitted), 0));
+    }
+    let peer = peer.clone();
+    service.read(move |service, reader| check_in_ledger(service, reader, &peer, draft)).await
+}
+
+fn check_in_ledger(
+    service: &Service,
+    reader: &Reader,
+    peer: &Peer,
+    draft: Draft,
+) -> Result<Checked, Problem> {
+    let given = draft.entry_id;
+    let admitted = admit(service, peer, draft)?;
+    let searched = service.index.indexed();
+    if let Some(id) = given
+        && let Some(sequence) = service.index.find(id)?
+        && let Some(line) = reader.line(sequence)?
+    {
+        return replay(line, peer.uid, admitted.idempotency()).map(Checked::Replay);
+    }
+    for (index, id) in admitted.dependencies().iter().enumerate() {
+        if service.index.find(*id)?.is_none() {
+            let mut problem =
+                Problem::new(Code::UnknownDependency, format!("there is no entry {id} in the ledger"));
+            problem.pointer = Some(format!("/dependencies/{index}"));
+            return Err(problem);
+        }
+    }
+    Ok(Checked::Fresh(Box::new(admitted), searched))
+}
+
+fn admit(service: &Service, peer: &Peer, draft: Draft) -> Result<Admitted, Problem> {
+    let fresh = EntryId(*uuid::Uuid::new_v4().as_bytes());
+    let caller = Caller { uid: peer.uid, peer: peer.to_json() };
+    Ok(service.policy.admit(draft, caller, fresh)?)
+}
+
+/// The entry that was sealed under an id since it was looked up.
+async fn sealed_earlier(service: &Arc<Service>, id: EntryId, asked: (u32, Digest)) -> Result<Line, Problem> {
+    let read = move |service: &Service, reader: &Reader| {
+        let line = service.index.find(id)?.map(|sequence| reader.line(sequence)).transpose()?.flatten();
+        line.map_or_else(|| Err(unknown(id)), |line| replay(line, asked.0, Some(asked)))
+    };
+    service.read(read).await
+}
+
+/// The id is in the ledger: whose is it, and is it the same content?
+fn replay(line: Line, uid: u32, asked: Option<(u32, Digest)>) -> Result<Line, Problem> {
+    match line.idempotency {
+        Some((owner, _)) if owner != uid => Err(Refused::IdTaken.into()),
+        Some(_) if line.idempotency == asked => Ok(line),
+        Some(_) => Err(Refused::IdConflict.into()),
+        // The daemon made that id, for an entry of this caller or of another.
+        None if caller_of(&line.bytes) == Some(uid) => Err(Refused::IdConflict.into()),
+        None => Err(Refused::IdTaken.into()),
+    }
+}
+
+fn caller_of(line: &[u8]) -> Option<u32> {
+    let entry = canonical::decode(line).ok()?.entry;
+    let peer = json::member(entry.actor_context, "peer")?;
+    json::member(peer, "uid")?.parse().ok()
+}
+
+/// `POST /v1/entries:batch`.
+pub(super) async fn append_batch(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    request: Request,
+) -> Response {
+    if let Err(problem) = service.check_append(&peer) {
+        return service.refuse(problem);
+    }
+    let lease = match take_memory(&service, peer.uid, BODY_BUFFER).await {
+        Ok(lease) => lease,
+        Err(problem) => return service.refuse(problem),
+    };
+    let (answers, receiver) = mpsc::unbounded_channel();
+    let sent = Arc::new(Sent::default());
+    let batch = Batch {
+        outcomes: mpsc::unbounded_channel(),
+        answers,
+        sent: sent.clone(),
+        unsent: 0,
+        lease,
+        slots: VecDeque::new(),
+        first: 1,
+        lines: 0,
+        line: Vec::new(),
+        skipping: false,
+        service,
+        peer,
+    };
+    tokio::spawn(batch.run(request.into_body()));
+    let mut response = Response::new(Body::new(Answers { receiver, sent }));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+/// Bytes of answers that hyper has taken since the batch looked.
+#[derive(Default)]
+struct Sent {
+    bytes: AtomicUsize,
+    wake: Notify,
+    /// What the last answers hold of the budget, once the batch has done its part.
+    rest: Mutex<Option<Lease>>,
+}
+
+/// The body of a batch's answer.
+struct Answers {
+    receiver: mpsc::UnboundedReceiver<Bytes>,
+    sent: Arc<Sent>,
+}
+
+impl HttpBody for Answers {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.receiver.poll_recv(context).map(|bytes| {
+            bytes.map(|bytes| {
+                self.sent.bytes.fetch_add(bytes.len(), Ordering::AcqRel);
+                self.sent.wake.notify_one();
+                Ok(Frame::data(bytes))
+            })
+        })
+    }
+}
+
+/// A line of the batch whose answer has not been handed to the client's side.
+enum Slot {
+    /// Submitted; so many bytes of the budget are its own.
+    Waiting { cost: usize },
+    /// Its answer, with a line feed.
+    Answered(Vec<u8>),
+}
+
+struct Batch {
+    service: Arc<Service>,
+    peer: Arc<Peer>,
+    outcomes: (mpsc::UnboundedSender<Outcomes>, mpsc::UnboundedReceiver<Outcomes>),
+    answers: mpsc::UnboundedSender<Bytes>,
+    sent: Arc<Sent>,
+    /// Bytes of answers that hyper has not taken yet; part of the lease.
+    unsent: usize,
+    /// Covers the buffer, the lines that wait, and the answers that are unsent.
+    lease: Lease,
+    /// From line `first` on.
+    slots: VecDeque<Slot>,
+    first: u64,
+    /// Lines read so far, blank ones too.
+    lines: u64,
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+    /// The rest of an overlong line is passed over.
+    skipping: bool,
+}
+
+impl Batch {
+    /// Reads, submits and answers until the client has no more and everything is answered.
+    async fn run(mut self, mut body: Body) {
+        let mut reading = true;
+        let mut draining = self.service.draining.clone();
+        loop {
+            self.settle_sent();
+            if !reading && self.slots.is_empty() {
+                *self.sent.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.lease);
+                return;
+            }
+            let may_read = reading && self.unsent < self.service.batch_answer_bytes;
+            let idle = self.service.idle;
+            tokio::select! {
+                biased;
+                Some(outcomes) = self.outcomes.1.recv() => self.take_outcomes(outcomes).await,
+                frame = body_frame_timeout(&mut body, idle), if may_read => match frame {
+                    Ok(Some(frame)) => self.take_frame(&frame).await,
+                    Ok(None) => {
+                        reading = false;
+                        self.take_last_line().await;
+                    }
+                    Err(problem) => {
+                        reading = false;
+                        self.lines += 1;
+                        self.refuse_line(self.lines, problem);
+                    }
+                },
+                // What has been read is sealed and answered; a batch without end must not hold up the stop.
+                () = until_draining(&mut draining), if reading => {
+                    reading = false;
+                    self.lines += 1;
+                    self.refuse_line(self.lines, Refused::ShuttingDown.into());
+                }
+                () = self.sent.wake.notified() => {}
+                // Nothing moves: the client leaves its answers unread. What was sealed stays sealed.
+                () = tokio::time::sleep(idle), if reading && !may_read => return,
+            }
+            if self.answers.is_closed() {
+                // The client has gone. What it has submitted is sealed all the same.
+                return;
+            }
+            self.send_answers();
+        }
+    }
+
+    fn settle_sent(&mut self) {
+        let sent = self.sent.bytes.swap(0, Ordering::AcqRel);
+        self.unsent -= sent;
+        self.lease.shrink(sent);
+    }
+
+    async fn take_frame(&mut self, frame: &[u8]) {
+        let mut submissions = Vec::new();
+        let mut rest = frame;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (head, tail) = rest.split_at(end);
+            rest = &tail[1..];
+            if self.line.is_empty() && !self.skipping && head.len() <= self.service.request_bytes {
+                self.take_line(head, &mut submissions).await;
+            } else {
+                self.extend_line(head);
+                self.end_line(&mut submissions).await;
+            }
+        }
+        self.extend_line(rest);
+        self.submit(submissions).await;
+    }
+
+    fn extend_line(&mut self, part: &[u8]) {
+        if self.skipping {
+            return;
+        }
+        if self.line.len() + part.len() > self.service.request_bytes {
+            self.skipping = true;
+            self.line = Vec::new();
+        } else {
+            self.line.extend_from_slice(part);
+        }
+    }
+
+    async fn end_line(&mut self, submissions: &mut Vec<Submission>) {
+        let line = std::mem::take(&mut self.line);
+        if std::mem::take(&mut self.skipping) {
+            self.lines += 1;
+            let limit = self.service.request_bytes;
+            let detail = format!("a line of a batch may have {limit} bytes");
+            self.refuse_line(self.lines, Problem::new(Code::RequestTooLarge, detail));
+        } else {
+            self.take_line(&line, submissions).await;
+        }
+    }
+
+    async fn take_last_line(&mut self) {
+        let mut submissions = Vec::new();
+        if !self.line.is_empty() || self.skipping {
+            self.end_line(&mut submissions).await;
+        }
+        self.submit(submissions).await;
+    }
+
+    async fn take_line(&mut self, line: &[u8], submissions: &mut Vec<Submission>) {
+        self.lines += 1;
+        let number = self.lines;
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        let checked = match Draft::parse(line) {
+            Ok(draft) => check(&self.service, &self.peer, draft).await,
+            Err(fault) => Err(fault.into()),
+        };
+        match checked {
+            Ok(Checked::Fresh(admitted, searched)) => {
+                let cost = line.len() + REQUEST_OVERHEAD;
+                self.make_room(cost, submissions).await;
+                self.place(number, Slot::Waiting { cost });
+                let ticket = Ticket::Batch(self.outcomes.0.clone(), number);
+                submissions.push(Submission { admitted: *admitted, ticket, searched });
+            }
+            Ok(Checked::Replay(line)) => {
+                let acknowledgement = acknowledgement_of(&line.bytes);
+                self.answer_line(number, acknowledgement);
+            }
+            Err(problem) => self.refuse_line(number, problem),
+        }
+    }
+
+    /// Takes `cost` from the budget. When there is none left, what was read so far is submitted
+    /// and answered first.
+    async fn make_room(&mut self, cost: usize, submissions: &mut Vec<Submission>) {
+        if self.lease.grow(cost) {
+            return;
+        }
+        let submissions = std::mem::take(submissions);
+        self.submit(submissions).await;
+        loop {
+            self.send_answers();
+            self.settle_sent();
+            if self.lease.grow(cost) {
+                return;
+            }
+            let budget = self.service.budget.clone();
+            let uid = self.peer.uid;
+            tokio::select! {
+                biased;
+                Some(outcomes) = self.outcomes.1.recv() => self.take_outcomes(outcomes).await,
+                () = self.sent.wake.notified() => {}
+                more = budget.take(uid, cost) => {
+                    if let Some(more) = more {
+                        self.lease.absorb(more);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Submits in order; waits, and so stops reading, while the queue is full.
+    async fn submit(&mut self, submissions: Vec<Submission>) {
+        if submissions.is_empty() {
+            return;
+        }
+        let mut waiting = submissions;
+        loop {
+            match self.service.sequencer.submit(waiting) {
+                Ok(()) => return,
+                Err((Refused::QueueFull { .. }, returned)) => waiting = returned,
+                Err((refused, returned)) => return self.refuse_all(returned, refused),
+            }
+            tokio::time::sleep(QUEUE_PAUSE).await;
+            while let Ok(outcomes) = self.outcomes.1.try_recv() {
+                self.take_outcomes(outcomes).await;
+            }
+            self.send_answers();
+            self.settle_sent();
+        }
+    }
+
+    fn refuse_all(&mut self, submissions: Vec<Submission>, refused: Refused) {
+        for submission in submissions {
+            if let Ticket::Batch(_, line) = submission.ticket {
+                self.settle(line);
+                self.refuse_line(line, refused.into());
+            }
+        }
+    }
+
+    async fn take_outcomes(&mut self, outcomes: Outcomes) {
+        for (line, outcome) in outcomes {
+            self.settle(line);
+            match outcome {
+                Outcome::Committed { commit, index, .. } => {
+                    let mut acknowledgement = Vec::with_capacity(448);
+                    commit.write_acknowledgement(index, &mut acknowledgement);
+                    self.answer_line(line, acknowledgement);
+                }
+                Outcome::Earlier { id, asked } => match sealed_earlier(&self.service, id, asked).await {
+                    Ok(sealed) => self.answer_line(line, acknowledgement_of(&sealed.bytes)),
+                    Err(problem) => self.refuse_line(line, problem),
+                },
+                Outcome::Refused(refused) => self.refuse_line(line, refused.into()),
+                Outcome::Unknown(id) => self.refuse_line(line, unknown(id)),
+            }
+        }
+    }
+
+    /// Gives back what a line that waited held of the budget.
+    fn settle(&mut self, line: u64) {
+        if let Some(Slot::Waiting { cost }) = self.slots.get((line - self.first) as usize) {
+            self.lease.shrink(*cost);
+        }
+    }
+
+    fn refuse_line(&mut self, line: u64, mut problem: Problem) {
+        self.service.count_refusal();
+        problem.line = Some(line);
+        let mut answer = problem.to_json().into_bytes();
+        answer.push(b'\n');
+        self.answer_line(line, answer);
+    }
+
+    fn answer_line(&mut self, line: u64, answer: Vec<u8>) {
+        self.place(line, Slot::Answered(answer));
+    }
+
+    fn place(&mut self, line: u64, slot: Slot) {
+        let index = (line - self.first) as usize;
+        // Blank lines have no answer; their places are empty ones.
+        while self.slots.len() <= index {
+            self.slots.push_back(Slot::Answered(Vec::new()));
+        }
+        self.slots[index] = slot;
+    }
+
+    /// Hands on the answers that no earlier line is still waiting before.
+    fn send_answers(&mut self) {
+        let mut out = Vec::new();
+        while let Some(Slot::Answered(answer)) = self.slots.front() {
+            out.extend_from_slice(answer);
+            self.slots.pop_front();
+            self.first += 1;
+        }
+        if !out.is_empty() {
+            self.unsent += out.len();
+            // Answers are smaller than what the lines held; where they are not (many short bad
+            // lines), the limit on unsent answers bounds them.
+            self.lease.force_grow(out.len());
+            // Fails only when the client has gone, which `run` sees.
+            let _ = self.answers.send(out.into());
+        }
+    }
+}
+
+async fn until_draining(draining: &mut watch::Receiver<bool>) {
+    // Fails only when the sender is gone, and then there is nothing left to wait for either.
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// What a batch client gets for an entry that was sealed before.
+fn acknowledgement_of(line: &[u8]) -> Vec<u8> {
+    match canonical::decode(line) {
+        Ok(decoded) => {
+            let entry = decoded.entry;
+            format!(
+                "{{\"sequence_number\":{},\"entry_id\":\"{}\",\"entry_hash\":\"{}\",\"timestamp\":\"{}\",\"hsm_signature\":\"{}\"}}\n",
+                entry.sequence_number, entry.entry_id, entry.entry_hash, entry.timestamp, entry.hsm_signature
+            )
+            .into_bytes()
+        }
+        Err(fault) => {
+            let problem = super::service::internal("reading a sealed entry", &fault);
+            format!("{}\n", problem.to_json()).into_bytes()
+        }
+    }
+}
+
+impl Service {
+    pub(super) fn count_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts and answers a refusal.
+    pub(super) fn refuse(&self, problem: Problem) -> Response {
+        self.count_refusal();
+        problem.into_response()
+    }
+}

@@ -1,0 +1,16 @@
+//! HTTP over the Unix socket: the only place where an error becomes a status.
+//!
+//! In reading order: [`listener`] (the socket and who gets a connection), [`connection`] (one
+//! connection, its time-outs, and answers to what never became a request), [`problem`] (refusals
+//! as bytes), [`budget`] (memory for what clients send, shared fairly), [`service`] (what the routes
+//! share), [`append`], [`read`], [`evidence`] and [`routes`] (which path is which).
+
+mod append;
+pub mod budget;
+pub mod connection;
+mod evidence;
+pub mod listener;
+pub mod problem;
+pub mod read;
+pub mod routes;
+pub mod service;

@@ -1,0 +1,44 @@
+//! Which path is which. `openapi.json` says the same for programs; a test compares the two.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use super::service::Service;
+use super::{append, evidence, read};
+
+/// Every route, as `openapi.json` must list them.
+pub const ROUTES: [(&str, &str); 12] = [
+    ("POST", "/v1/entries"),
+    ("GET", "/v1/entries"),
+    ("POST", "/v1/entries:batch"),
+    ("GET", "/v1/entries/{reference}"),
+    ("GET", "/v1/export"),
+    ("POST", "/v1/verify"),
+    ("GET", "/v1/keys"),
+    ("GET", "/v1/stats"),
+    ("POST", "/v1/bench"),
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/openapi.json"),
+];
+
+/// The API.
+pub fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/v1/entries", post(append::append).get(read::list))
+        .route("/v1/entries:batch", post(append::append_batch))
+        .route("/v1/entries/{reference}", get(read::entry))
+        .route("/v1/export", get(evidence::export))
+        .route("/v1/verify", post(evidence::verify))
+        .route("/v1/keys", get(read::keys))
+        .route("/v1/stats", get(read::stats))
+        .route("/v1/bench", post(read::bench))
+        .route("/livez", get(read::livez))
+        .route("/readyz", get(read::readyz))
+        .route("/openapi.json", get(read::openapi))
+        .fallback(read::not_found)
+        .method_not_allowed_fallback(read::method_not_allowed)
+        .with_state(service)
+}

@@ -1,0 +1,236 @@
+//! What the routes share: the parts of the daemon, readers of the ledger, and the one place where
+//! an error of theirs becomes a code.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, watch};
+
+use super::budget::Budget;
+use super::listener::Connections;
+use super::problem::Problem;
+use crate::caller::{Access, Peer};
+use crate::governance::{Policy, Refusal};
+use crate::index::{Index, IndexError};
+use crate::ledger::code::Code;
+use crate::ledger::key::PublicKey;
+use crate::ledger::timestamp::Timestamp;
+use crate::sequencer::{Refused, Sequencer};
+use crate::store::{Reader, StoreError};
+use crate::token::{Identity, Pool};
+
+/// Reads of the ledger that run at once; each may hold about a megabyte.
+const READS: usize = 8;
+
+/// Everything a route may use.
+pub struct Service {
+    /// Whom the ledger belongs to.
+    pub origin: String,
+    /// The ledger file.
+    pub ledger: PathBuf,
+    /// The key that signs.
+    pub key: PublicKey,
+    /// The token that holds it.
+    pub token: Identity,
+    /// Its workers.
+    pub pool: Arc<Pool>,
+    /// Admission.
+    pub policy: Arc<Policy>,
+    /// The single writer.
+    pub sequencer: Arc<Sequencer>,
+    /// Look-ups.
+    pub index: Arc<Index>,
+    /// Memory for what clients send.
+    pub budget: Budget,
+    /// Who may do what.
+    pub access: Access,
+    /// Connections, for the figures.
+    pub connections: Arc<Connections>,
+    /// The largest body, and the largest line of a batch.
+    pub request_bytes: usize,
+    /// Unsent acknowledgements of one batch.
+    pub batch_answer_bytes: usize,
+    /// Free bytes on the ledger's disk under which the daemon is not ready.
+    pub min_free_bytes: u64,
+    /// True once the daemon has been told to stop: batches end then.
+    pub draining: watch::Receiver<bool>,
+    /// How long a body may pause.
+    pub idle: Duration,
+    /// When the daemon started.
+    pub started: Instant,
+    /// The same by the wall clock.
+    pub started_at: Timestamp,
+    /// Requests that were refused since.
+    pub refused: std::sync::atomic::AtomicU64,
+    readers: Mutex<Vec<Reader>>,
+    reads: Semaphore,
+    /// Held by a verification, of which one runs at a time.
+    pub(super) verifying: Mutex<()>,
+    /// Held by a measurement, of which one runs at a time.
+    pub(super) measuring: Mutex<()>,
+}
+
+/// What [`Service::new`] is given.
+#[allow(missing_docs, reason = "each is the field of the same name in `Service`")]
+pub struct Parts {
+    pub origin: String,
+    pub ledger: PathBuf,
+    pub key: PublicKey,
+    pub token: Identity,
+    pub pool: Arc<Pool>,
+    pub policy: Arc<Policy>,
+    pub sequencer: Arc<Sequencer>,
+    pub index: Arc<Index>,
+    pub budget: Budget,
+    pub access: Access,
+    pub connections: Arc<Connections>,
+    pub request_bytes: usize,
+    pub batch_answer_bytes: usize,
+    pub min_free_bytes: u64,
+    pub draining: watch::Receiver<bool>,
+    pub idle: Duration,
+}
+
+impl Service {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Service {
+            origin: parts.origin,
+            ledger: parts.ledger,
+            key: parts.key,
+            token: parts.token,
+            pool: parts.pool,
+            policy: parts.policy,
+            sequencer: parts.sequencer,
+            index: parts.index,
+            budget: parts.budget,
+            access: parts.access,
+            connections: parts.connections,
+            request_bytes: parts.request_bytes,
+            batch_answer_bytes: parts.batch_answer_bytes,
+            min_free_bytes: parts.min_free_bytes,
+            draining: parts.draining,
+            idle: parts.idle,
+            started: Instant::now(),
+            started_at: crate::sequencer::now(),
+            refused: 0.into(),
+            readers: Mutex::default(),
+            reads: Semaphore::new(READS),
+            verifying: Mutex::default(),
+            measuring: Mutex::default(),
+        }
+    }
+
+    /// Refuses a caller that may not append.
+    pub(super) fn check_append(&self, peer: &Peer) -> Result<(), Problem> {
+        if self.access.may_append(peer) { Ok(()) } else { Err(not_allowed(peer, "append entries")) }
+    }
+
+    /// Refuses a caller that may not read.
+    pub(super) fn check_read(&self, peer: &Peer) -> Result<(), Problem> {
+        if self.access.may_read(peer) { Ok(()) } else { Err(not_allowed(peer, "read")) }
+    }
+
+    /// Refuses a caller that may not do what costs the others something.
+    pub(super) fn check_administer(&self, peer: &Peer) -> Result<(), Problem> {
+        if self.access.may_administer(peer) { Ok(()) } else { Err(not_allowed(peer, "do this")) }
+    }
+
+    /// Reads the ledger on a thread that may wait for the disk.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Service, &Reader) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let service = self.clone();
+        let _permit = self.reads.acquire().await;
+        tokio::task::spawn_blocking(move || service.read_here(read))
+            .await
+            .unwrap_or_else(|error| Err(internal("a read", &error)))
+    }
+
+    /// Reads the ledger on this thread.
+    pub(super) fn read_here<T>(
+        &self,
+        read: impl FnOnce(&Service, &Reader) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let reader = match kept {
+            Some(reader) => reader,
+            None => Reader::open(&self.ledger)?,
+        };
+        let result = read(self, &reader);
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+        result
+    }
+}
+
+fn not_allowed(peer: &Peer, what: &str) -> Problem {
+    let user = peer.user.as_deref().map_or(String::new(), |name| format!(" ({name})"));
+    Problem::new(Code::CallerNotAllowed, format!("uid {}{user} may not {what}", peer.uid))
+}
+
+/// A fault of ours: the log says what, the client only that.
+pub(super) fn internal(doing: &str, error: &dyn std::error::Error) -> Problem {
+    tracing::error!(doing, %error, "internal fault");
+    Problem::new(Code::Internal, format!("{doing} failed; the daemon's log says why"))
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full(_) => Problem::new(Code::StorageFull, "the disk is full"),
+            StoreError::Missing(_)
+            | StoreError::Exists(_)
+            | StoreError::NotALedger(_)
+            | StoreError::Newer { .. }
+            | StoreError::Locked(_)
+            | StoreError::OldSqlite(_)
+            | StoreError::Damaged(_)
+            | StoreError::Sqlite { .. }
+            | StoreError::Io { .. } => internal("reading the ledger", &error),
+        }
+    }
+}
+
+impl From<IndexError> for Problem {
+    fn from(error: IndexError) -> Self {
+        internal("looking up the index", &error)
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let mut problem = Problem::new(refusal.code, refusal.detail);
+        problem.pointer = (!refusal.pointer.is_empty()).then(|| refusal.pointer.to_owned());
+        problem
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::QueueFull { retry_after } => {
+                let mut problem = Problem::new(
+                    Code::QueueFull,
+                    "more entries wait for the token than it can sign in the time configured",
+                );
+                problem.retry_after_seconds = u32::try_from(retry_after).ok();
+                problem
+            }
+            Refused::IdConflict => {
+                Problem::new(Code::EntryIdConflict, "this entry id was used before, with other content")
+            }
+            Refused::IdTaken => Problem::new(Code::EntryIdTaken, "this entry id is not yours to use"),
+            Refused::StorageFull => {
+                Problem::new(Code::StorageFull, "the ledger's disk has less room than its watermark")
+            }
+            Refused::ClockJumped => Problem::new(
+                Code::ClockJumped,
+                "the clock jumped forward by over an hour; set it right, or restart the daemon to accept it",
+            ),
+            Refused::ShuttingDown => Problem::new(Code::ShuttingDown, "the daemon is stopping"),
+        }
+    }
+}
