@@ -25,6 +25,8 @@ pub mod caller;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
 mod failpoint;
 pub mod governance;
 #[cfg(feature = "daemon")]

@@ -1,0 +1,205 @@
+//! `attestd`: the daemon.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use attestd::config::{Config, DEFAULT_PATH, LogLevel};
+use attestd::daemon::{Fault, init, offline::Offline, serve};
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done
+   1  failed, refused, or a check did not hold
+   2  wrong usage
+  78  an operator is needed: starting again is no use (missing ledger, wrong key, PIN, configuration)";
+
+/// Turns what happens on this machine into a signed, chained ledger behind a Unix socket.
+#[derive(Parser)]
+#[command(name = "attestd", version = attestd::VERSION_WITH_COMMIT, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a new ledger: entry 0, signed by the token's key, and the public key beside it
+    Init(ConfigFile),
+    /// Run the daemon
+    Serve {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Log this and what is more important, whatever the configuration says
+        #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+        log_level: Option<LogLevel>,
+    },
+    /// Read the configuration and say what it means, without touching ledger or token
+    CheckConfig(ConfigFile),
+    /// Write a bundle for auditors from the ledger file; needs neither token, PIN nor daemon
+    Export {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// A new or empty directory
+        dir: PathBuf,
+        /// The first sequence number
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: u64,
+        /// The sequence number after the last; by default all
+        #[arg(long, value_name = "N")]
+        to: Option<u64>,
+    },
+    /// Check the whole ledger file; needs neither token, PIN nor daemon
+    Verify {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Print the verdict as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Init(file) => make(&file.config),
+        Command::Serve { config, log_level } => run(&config.config, log_level),
+        Command::CheckConfig(file) => check(&file.config),
+        Command::Export { config, dir, from, to } => export(&config.config, &dir, from, to),
+        Command::Verify { config, json } => verify(&config.config, json),
+    };
+    result.unwrap_or_else(|fault| {
+        eprintln!("attestd: {fault}");
+        if let Some(remedy) = fault.remedy() {
+            eprintln!("  what to do: {remedy}");
+        }
+        ExitCode::from(fault.exit_code())
+    })
+}
+
+fn make(config: &Path) -> Result<ExitCode, Fault> {
+    let config = Config::load(config)?;
+    let made = init::init(&config)?;
+    say(&format!(
+        "Made the ledger of {}.\n\n  ledger       {}\n  public key   {}\n  key id       {}\n  token        {}\n  genesis      {}\n\n\
+         Give the public key and the genesis hash to whoever is to verify this ledger,\n\
+         by a way of your own: an auditor must not have to take them from this machine.\n\
+         Then run `attestd serve`.\n",
+        config.origin,
+        made.ledger.display(),
+        made.public_key.display(),
+        made.key,
+        made.token,
+        made.genesis
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(config: &Path, log_level: Option<LogLevel>) -> Result<ExitCode, Fault> {
+    let config = Config::load(config)?;
+    start_log(log_level.unwrap_or(config.log_level));
+    tracing::info!(version = attestd::VERSION_WITH_COMMIT, origin = config.origin, "starting");
+    serve::serve(&config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(path: &Path) -> Result<ExitCode, Fault> {
+    let config = Config::load(path)?;
+    say(&format!(
+        "{} is a valid configuration.\n\n  origin       {}\n  ledger       {}\n  index        {}\n  public key   {}\n  \
+         token        {}\n  module       {}\n  socket       {} (mode {:04o}{})\n  mode         each\n  log level    {}\n",
+        path.display(),
+        config.origin,
+        config.ledger.path.display(),
+        config.ledger.index.display(),
+        config.ledger.public_key.display(),
+        config.token.uri,
+        config.token.module.display(),
+        config.server.socket.display(),
+        config.server.socket_mode,
+        if config.server.socket_group.is_empty() {
+            String::new()
+        } else {
+            format!(", group {}", config.server.socket_group)
+        },
+        config.log_level.as_str(),
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(config: &Path, dir: &Path, from: u64, to: Option<u64>) -> Result<ExitCode, Fault> {
+    let ledger = Offline::open(&Config::load(config)?.ledger.path)?;
+    let to = to.unwrap_or(ledger.count());
+    let bar = progress_bar(to.min(ledger.count()).saturating_sub(from));
+    let written = ledger.export(dir, from, to, |done| bar.set_position(done))?;
+    bar.finish_and_clear();
+    say(&format!(
+        "Wrote {written} entries to {}. Verify them with a key that you trust:\n  attest-verify {} --key public-key.pem\n",
+        dir.display(),
+        dir.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(config: &Path, json: bool) -> Result<ExitCode, Fault> {
+    let ledger = Offline::open(&Config::load(config)?.ledger.path)?;
+    let bar = progress_bar(ledger.count());
+    let verdict = ledger.verify(|done| {
+        if done % 256 == 0 {
+            bar.set_position(done);
+        }
+    })?;
+    bar.finish_and_clear();
+    if json {
+        say(&format!("{}\n", serde_json::to_string(&verdict).unwrap_or_default()));
+    } else {
+        say(&verdict.to_string());
+    }
+    Ok(if verdict.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints; a reader that has gone, such as `head`, is no fault.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn progress_bar(entries: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} entries, {per_sec}, {eta} left");
+    ProgressBar::new(entries).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// To standard error: journald reads it, and adds the time itself.
+fn start_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
+}
+
+fn parse_level(text: &str) -> Result<LogLevel, String> {
+    [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]
+        .into_iter()
+        .find(|level| level.as_str() == text)
+        .ok_or_else(|| "must be error, warn, info, debug or trace".into())
+}

@@ -1,0 +1,73 @@
+//! Entry 0: what it holds, and what is read back from it at every start.
+
+use crate::ledger::canonical;
+use crate::ledger::json;
+use crate::ledger::key::{PublicKey, is_origin};
+use crate::server::read::{quoted, token_json};
+use crate::store::Line;
+use crate::token::{Expected, Identity, KeyAttributes};
+
+/// The `action_type` of entry 0.
+pub const ACTION_TYPE: &str = "ledger.genesis";
+
+/// What a start needs to know of entry 0.
+#[derive(Debug)]
+pub struct Genesis {
+    /// Whom the ledger belongs to.
+    pub origin: String,
+    /// The key that it was begun with.
+    pub key: PublicKey,
+    /// The token that held it.
+    pub token: Expected,
+}
+
+impl Genesis {
+    /// Reads entry 0.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it.
+    pub fn read(line: &Line) -> Result<Self, String> {
+        let decoded = canonical::decode(&line.bytes).map_err(|fault| format!("entry 0: {fault}"))?;
+        let entry = decoded.entry;
+        if entry.action_type != ACTION_TYPE {
+            return Err(format!("entry 0 is a {}, not a {ACTION_TYPE}", entry.action_type));
+        }
+        let payload = entry.action_payload;
+        let text = |object: &str, name: &str| {
+            json::member(object, name)
+                .filter(|text| text.starts_with('"'))
+                .map(|text| json::unquote(text.as_bytes()))
+                .ok_or(format!("entry 0 has no {name}"))
+        };
+        let key =
+            PublicKey::from_pem(&text(payload, "public_key_pem")?).map_err(|error| error.to_string())?;
+        if key.id() != entry.signing_key_id {
+            return Err("entry 0 is signed by another key than it names".into());
+        }
+        let token = json::member(payload, "token").ok_or("entry 0 has no token")?;
+        Ok(Genesis {
+            origin: text(payload, "origin")?,
+            key,
+            token: Expected { serial: text(token, "serial")?, model: text(token, "model")? },
+        })
+    }
+}
+
+/// The canonical payload of entry 0.
+#[must_use]
+pub fn payload(origin: &str, key: &PublicKey, token: &Identity, attributes: &KeyAttributes) -> String {
+    debug_assert!(is_origin(origin));
+    let flag = |flag: Option<bool>| flag.map_or("null", |flag| if flag { "true" } else { "false" });
+    format!(
+        r#"{{"ceremony":null,"key_attributes":{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}},"key_id":"{}","origin":{},"predecessor":null,"public_key_pem":{},"rules":null,"signature_mode":"each","token":{}}}"#,
+        flag(attributes.always_sensitive),
+        flag(attributes.extractable),
+        flag(attributes.local),
+        flag(attributes.never_extractable),
+        flag(attributes.sensitive),
+        key.id(),
+        quoted(origin),
+        quoted(&key.to_pem()),
+        token_json(token)
+    )
+}

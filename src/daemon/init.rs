@@ -1,0 +1,174 @@
+//! Making a ledger: on purpose, once, and never over anything that exists.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{Fault, genesis, host, io, token_options};
+use crate::config::Config;
+use crate::governance::Policy;
+use crate::ledger::chain::Head;
+use crate::ledger::entry::{EntryId, EventCategory, EventType, SignatureAlgorithm};
+use crate::ledger::hash::Digest;
+use crate::ledger::key::KeyId;
+use crate::sequencer::now;
+use crate::store::{Reservation, Reserved, Store};
+use crate::token::{Identity, Pool, SignError, Token};
+
+/// What was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The ledger.
+    pub ledger: PathBuf,
+    /// The public key as PEM.
+    pub public_key: PathBuf,
+    /// The key's id.
+    pub key: KeyId,
+    /// The token.
+    pub token: Identity,
+    /// `entry_hash` of the genesis, which auditors should know from elsewhere.
+    pub genesis: Digest,
+}
+
+/// Makes the ledger that `config` describes, with its entry 0, and the public key beside it.
+///
+/// The ledger is made under another name and appears whole. After an error there is none, except
+/// when only the public key could not be written, which any start mends.
+///
+/// # Errors
+/// When anything exists already, or the key can't be used.
+pub fn init(config: &Config) -> Result<Made, Fault> {
+    let ledger = &config.ledger.path;
+    // SQLite would take a WAL that another ledger left behind for this one's.
+    let wal = beside(ledger, "-wal");
+    for path in [ledger, &wal, &config.ledger.public_key, &config.ledger.index] {
+        if path.symlink_metadata().is_ok() {
+            return Err(Fault::Exists(path.clone()));
+        }
+    }
+    let mut token = Token::open(&token_options(&config.token, None)?)?;
+    token.prove_possession(&config.origin)?;
+    let key = token.public_key().clone();
+    let identity = token.identity().clone();
+    let payload = genesis::payload(&config.origin, &key, &identity, token.key_attributes());
+    let pool = Pool::start(token).map_err(io("start the token's threads"))?;
+
+    let limit = usize::try_from(config.limits.entry_bytes).unwrap_or(usize::MAX);
+    let admitted = Policy::new(&host(config), limit).own(
+        EventType::Change,
+        EventCategory::Normal,
+        genesis::ACTION_TYPE,
+        payload,
+        EntryId(*uuid::Uuid::new_v4().as_bytes()),
+    );
+    let algorithm = SignatureAlgorithm::EntryP256;
+    let mut head = Head::EMPTY;
+    let entry = head.extend(admitted.view(), now(), algorithm, key.id());
+    let genesis = entry.hash();
+    let reservation = Reservation {
+        first: Head::EMPTY.next,
+        key: key.id(),
+        algorithm,
+        entries: vec![Reserved { entry, idempotency: None }],
+    };
+
+    let directory = parent(ledger);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(directory)
+        .map_err(io(format!("make the directory {}", directory.display())))?;
+    let unborn = Unborn::at(ledger);
+    write_genesis(&unborn.0, reservation, &pool)?;
+    // A link, because renaming would replace what has appeared meanwhile.
+    std::fs::hard_link(&unborn.0, ledger).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Fault::Exists(ledger.clone()),
+        _ => io(format!("put the ledger at {}", ledger.display()))(error),
+    })?;
+    drop(unborn);
+    sync_directory(directory)?;
+    write_public_key(&config.ledger.public_key, &key.to_pem())?;
+    Ok(Made {
+        ledger: ledger.clone(),
+        public_key: config.ledger.public_key.clone(),
+        key: key.id(),
+        token: identity,
+        genesis,
+    })
+}
+
+fn write_genesis(path: &Path, reservation: Reservation, pool: &Pool) -> Result<(), Fault> {
+    let mut store = Store::create(path)?;
+    store.write(None, Some(&reservation)).1?;
+    let signatures = sign(pool, reservation.signables())?;
+    store.write(Some((reservation, signatures)), None).1?;
+    Ok(())
+}
+
+/// Signs and waits.
+pub(super) fn sign(
+    pool: &Pool,
+    signables: Vec<crate::ledger::key::Signable>,
+) -> Result<Vec<crate::ledger::key::Signature>, Fault> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    pool.sign(signables, Box::new(move |result| drop(sender.send(result))));
+    Ok(receiver.recv().unwrap_or(Err(SignError::Panicked))?)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(suffix);
+    beside.into()
+}
+
+/// The name of a ledger in the making, with what SQLite and the lock put beside it; all are
+/// removed in the end. The ledger itself has its own name then, or was not made.
+struct Unborn(PathBuf);
+
+impl Unborn {
+    fn at(ledger: &Path) -> Self {
+        let unborn = Unborn(ledger.with_added_extension("unborn"));
+        unborn.remove();
+        unborn
+    }
+
+    fn remove(&self) {
+        for suffix in ["", "-wal", "-shm", ".lock"] {
+            // What is not there need not be removed; what can't be is in nobody's way.
+            let _ = std::fs::remove_file(beside(&self.0, suffix));
+        }
+    }
+}
+
+impl Drop for Unborn {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn sync_directory(directory: &Path) -> Result<(), Fault> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io(format!("sync the directory {}", directory.display())))
+}
+
+/// Writes the public key so that it is there whole or not at all.
+pub(super) fn write_public_key(path: &Path, pem: &str) -> Result<(), Fault> {
+    let doing = || format!("write the public key to {}", path.display());
+    let unborn = path.with_added_extension("unborn");
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&unborn)
+        .map_err(io(doing()))?;
+    file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(io(doing()))?;
+    std::fs::rename(&unborn, path).map_err(io(doing()))?;
+    sync_directory(parent(path))
+}

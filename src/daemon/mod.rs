@@ -1,0 +1,193 @@
+//! The daemon's life, from its configuration to its last entry, and what can be done with a
+//! ledger file without it.
+//!
+//! [`init`] makes a ledger, [`serve`] runs one, [`offline`] exports and verifies one without token,
+//! PIN or daemon, so that evidence is never stranded. [`genesis`] is what the first entry says.
+
+pub mod genesis;
+pub mod init;
+pub mod offline;
+pub mod serve;
+
+use std::path::PathBuf;
+
+use crate::config::{Config, ConfigError, Token as TokenConfig};
+use crate::governance::Host;
+use crate::index::IndexError;
+use crate::ledger::key::KeyId;
+use crate::server::listener::BindError;
+use crate::store::StoreError;
+use crate::token::{Expected, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError};
+
+/// Why a command of the daemon did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what each is")]
+pub enum Fault {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the key's URI: {0}")]
+    Uri(#[from] UriError),
+    #[error(
+        "the configuration names no PIN: set token.pin_credential or token.pin_file, or pin-source in the URI"
+    )]
+    NoPin,
+    #[error("there is no ledger at {0}")]
+    NoLedger(PathBuf),
+    #[error("the ledger at {0} has no entry: its making was interrupted")]
+    Unborn(PathBuf),
+    #[error("{0} exists already, and nothing that exists is touched")]
+    Exists(PathBuf),
+    #[error("{path}: {reason}")]
+    Genesis { path: PathBuf, reason: String },
+    #[error("the ledger belongs to the origin {ledger}, the configuration says {config}")]
+    OtherOrigin { ledger: String, config: String },
+    #[error("the ledger was begun with key {expected}, the token has key {found}")]
+    OtherKey { expected: KeyId, found: KeyId },
+    #[error("entries from {first} on are reserved for key {key} in mode {mode}, which can't sign them now")]
+    OtherReservation { first: u64, key: KeyId, mode: String },
+    #[error("the ledger's last entries do not hold: {}", placed(.0))]
+    Tail(crate::audit::Fault),
+    #[error("the token: {0}")]
+    Token(#[from] TokenError),
+    #[error("the token: {0}")]
+    Sign(#[from] SignError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error("couldn't open the socket: {0}")]
+    Bind(#[from] BindError),
+    #[error("couldn't {doing}: {source}")]
+    Io { doing: String, source: std::io::Error },
+    #[error("stopped: {0}")]
+    Stopped(String),
+}
+
+/// The exit code that keeps systemd from trying again (`RestartPreventExitStatus=78`, EX_CONFIG).
+pub const OPERATOR_NEEDED: u8 = 78;
+
+impl Fault {
+    /// 78 where starting again is no use until an operator has done something, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Fault::Config(_)
+            | Fault::Uri(_)
+            | Fault::NoPin
+            | Fault::NoLedger(_)
+            | Fault::Unborn(_)
+            | Fault::Genesis { .. }
+            | Fault::OtherOrigin { .. }
+            | Fault::OtherKey { .. }
+            | Fault::OtherReservation { .. }
+            | Fault::Tail(_) => OPERATOR_NEEDED,
+            Fault::Token(error) if error.needs_operator() => OPERATOR_NEEDED,
+            Fault::Store(error) | Fault::Index(IndexError::Store(error)) if needs_operator(error) => {
+                OPERATOR_NEEDED
+            }
+            Fault::Exists(_)
+            | Fault::Token(_)
+            | Fault::Sign(_)
+            | Fault::Store(_)
+            | Fault::Index(_)
+            | Fault::Bind(_)
+            | Fault::Io { .. }
+            | Fault::Stopped(_) => 1,
+        }
+    }
+
+    /// What to do about it, where that is known.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        Some(match self {
+            Fault::NoLedger(_) | Fault::Store(StoreError::Missing(_)) => {
+                "a ledger is only ever made on purpose: `attestd init --config FILE` makes a new one. If there was \
+                 one, find out where it went before you do"
+                    .into()
+            }
+            Fault::Unborn(path) => format!(
+                "nothing was ever recorded in it: remove {} and run `attestd init` again",
+                path.display()
+            ),
+            Fault::Exists(path) => format!(
+                "if {} is of no use any more, move it away yourself; to run the ledger that is there, use `attestd serve`",
+                path.display()
+            ),
+            Fault::OtherOrigin { .. } => "set `origin` as the ledger has it, or `ledger.path` to the other ledger".into(),
+            Fault::OtherKey { .. } | Fault::OtherReservation { .. } => {
+                "connect the token that holds the ledger's key, and check token.uri".into()
+            }
+            Fault::Token(TokenError::PinRefused(_)) => {
+                "correct the PIN before the next start: each start with a wrong one uses up a try".into()
+            }
+            Fault::Token(TokenError::PinLocked) => "have the token's security officer set a new PIN".into(),
+            Fault::Token(TokenError::OtherToken { .. }) => {
+                "connect the token with which the ledger was begun".into()
+            }
+            Fault::Token(TokenError::NoToken { .. }) => {
+                "is the token connected, and is token.module the library for it? `pkcs11-tool --module M -L` lists what \
+                 a module sees"
+                    .into()
+            }
+            Fault::Store(StoreError::Locked(_)) => "is the daemon running already?".into(),
+            Fault::Tail(_)
+            | Fault::Store(StoreError::Damaged(_))
+            | Fault::Index(IndexError::Store(StoreError::Damaged(_))) => {
+                "do not repair or extend it: export what there is (`attestd export`) and keep the file as evidence".into()
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// A finding with the entry that it is about.
+fn placed(fault: &crate::audit::Fault) -> String {
+    fault.sequence_number.map_or_else(|| fault.to_string(), |number| format!("entry {number}: {fault}"))
+}
+
+fn needs_operator(error: &StoreError) -> bool {
+    match error {
+        StoreError::Missing(_)
+        | StoreError::NotALedger(_)
+        | StoreError::Newer { .. }
+        | StoreError::OldSqlite(_)
+        | StoreError::Damaged(_) => true,
+        StoreError::Exists(_)
+        | StoreError::Locked(_)
+        | StoreError::Full(_)
+        | StoreError::Sqlite { .. }
+        | StoreError::Io { .. } => false,
+    }
+}
+
+fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Fault {
+    let doing = doing.into();
+    move |source| Fault::Io { doing, source }
+}
+
+/// What the token module is to be told, from the configuration.
+fn token_options(config: &TokenConfig, expected: Option<Expected>) -> Result<TokenOptions, Fault> {
+    let uri: TokenUri = config.uri.parse()?;
+    let pin = if !config.pin_credential.is_empty() {
+        PinSource::Credential(config.pin_credential.clone())
+    } else if !config.pin_file.as_os_str().is_empty() {
+        PinSource::File(config.pin_file.clone())
+    } else {
+        PinSource::File(uri.pin_source().ok_or(Fault::NoPin)?.to_path_buf())
+    };
+    let module = uri.module_path().map_or_else(|| config.module.clone(), std::path::Path::to_path_buf);
+    let sessions = usize::try_from(config.sessions).unwrap_or(1);
+    Ok(TokenOptions { module, uri, pin, sessions, expected })
+}
+
+/// What the daemon says of its host in every entry.
+fn host(config: &Config) -> Host {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    Host {
+        version: crate::VERSION.into(),
+        host: name.unwrap_or_default(),
+        boot_id: boot_id.trim().into(),
+        replicas: config.replicas.clone(),
+    }
+}
