@@ -23,7 +23,11 @@ pub mod bundle;
 #[cfg(feature = "daemon")]
 pub mod caller;
 #[cfg(feature = "daemon")]
+pub mod client;
+#[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod ctl;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]

@@ -1,0 +1,403 @@
+//! The command line of attestctl: its options, its help, and what its exit codes mean.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::pages::ExitCodes;
+use crate::client::DEFAULT_SOCKET;
+use crate::ledger::entry::{ActorType, EventCategory, EventType, ExecutionStatus, MAX_SEVERITY};
+
+/// What attestctl's exit codes mean.
+pub const EXIT_CODES: ExitCodes = &[
+    (0, "done"),
+    (1, "refused by the daemon, or a check failed"),
+    (2, "wrong usage, or something on this side could not be read or written"),
+    (3, "the daemon could not be reached, or the connection broke off"),
+    (4, "the daemon cannot do it for now (busy queue, token away, disk full, not ready): try again"),
+    (5, "part of a batch was refused"),
+];
+
+/// Appends to, reads and checks the ledger of a running attestd.
+#[derive(Debug, Parser)]
+#[command(name = "attestctl", version, after_help = super::pages::exit_help(EXIT_CODES))]
+#[command(arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// The daemon's socket.
+    #[arg(long, global = true, env = "ATTESTD_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it in the life of the program")]
+pub enum Command {
+    /// Append one event, given by options or as JSON, or a batch of them.
+    ///
+    /// The event is durable and signed when the command ends with 0.
+    Append(Append),
+    /// Show one entry.
+    Get(Get),
+    /// List entries, the newest first.
+    List(List),
+    /// Export entries as a bundle that attest-verify checks.
+    Export(Export),
+    /// Have the daemon check its whole ledger.
+    ///
+    /// This is the daemon's own word. For evidence that needs no trust in the daemon, export a
+    /// bundle and run attest-verify elsewhere.
+    Verify(Verify),
+    /// Show how the daemon is doing.
+    ///
+    /// Ends with 4 when it cannot append at the moment.
+    Status(Status),
+    /// Measure how fast the daemon, its token and its disk are.
+    ///
+    /// Every append is a real entry that stays in the ledger for ever. The raw figures need root
+    /// or the daemon's own user, and a daemon that is idle.
+    Bench(Bench),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them into a directory.
+    Man {
+        /// Where to write attestctl.1, attestctl-append.1 and so on.
+        dir: Option<PathBuf>,
+    },
+}
+
+/// `attestctl append`
+#[derive(Debug, Args)]
+pub struct Append {
+    /// A file that holds one event as a JSON object, sent as it is; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub event: Option<PathBuf>,
+
+    /// A file of events, one JSON object a line; `-` for standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "event")]
+    pub batch: Option<PathBuf>,
+
+    /// Print the sealed entry, or for a batch each answer, as a line of JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The event itself.
+    #[command(flatten)]
+    pub draft: Draft,
+}
+
+/// The members of an event. What is left out is null, empty, or the schema's default.
+#[derive(Debug, Args)]
+#[group(id = "draft", multiple = true, conflicts_with_all = ["event", "batch"])]
+#[command(next_help_heading = "The event")]
+pub struct Draft {
+    /// What kind of thing happened.
+    #[arg(long, required_unless_present_any = ["event", "batch"], value_name = "TYPE", ignore_case = true,
+          value_parser = words(client_event_types()))]
+    pub event_type: Option<String>,
+    /// What was done: 1 to 128 of letters, digits and `_.:/-`.
+    #[arg(long, required_unless_present_any = ["event", "batch"], value_name = "NAME")]
+    pub action_type: Option<String>,
+    /// How it ended.
+    #[arg(long = "status", required_unless_present_any = ["event", "batch"], value_name = "STATUS", ignore_case = true,
+          value_parser = words(ExecutionStatus::ALL.iter().map(|w| w.as_str())))]
+    pub execution_status: Option<String>,
+    /// What kind of actor did it.
+    #[arg(long, required_unless_present_any = ["event", "batch"], value_name = "TYPE", ignore_case = true,
+          value_parser = words(ActorType::ALL.iter().map(|w| w.as_str())))]
+    pub actor_type: Option<String>,
+    /// Who did it; stored as uid:N/ID.
+    #[arg(long, value_name = "ID")]
+    pub actor_id: Option<String>,
+    /// More about the actor: a JSON object, or @FILE.
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub actor_context: Option<String>,
+    /// The particulars: a JSON object, or @FILE (@- for standard input).
+    #[arg(long = "payload", value_name = "JSON|@FILE", default_value = "{}")]
+    pub action_payload: String,
+    /// How bad it is; NORMAL when left out.
+    #[arg(long = "category", value_name = "CATEGORY", ignore_case = true,
+          value_parser = words(EventCategory::ALL.iter().map(|w| w.as_str())))]
+    pub event_category: Option<String>,
+    /// How bad it is, from 0 to 10; by category when left out.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=i64::from(MAX_SEVERITY)))]
+    pub severity: Option<u8>,
+    /// A UUID of version 4 that makes the append safe to repeat.
+    #[arg(long, value_name = "UUID")]
+    pub entry_id: Option<String>,
+    /// Something about the surroundings; may be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub environment: Vec<(String, String)>,
+    /// The state of the system: a JSON object, or @FILE.
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub system_state_snapshot: Option<String>,
+    /// The id of an earlier entry that this one depends on; may be given again.
+    #[arg(long = "depends-on", value_name = "UUID")]
+    pub dependencies: Vec<String>,
+    /// The four scores, each from 0 to 10:
+    /// an_toan=N,duong_dai=N,han_che_rui_ro=N,tin_vao_so_lieu=N.
+    #[arg(long = "pillars", value_name = "NAME=SCORE,…", value_delimiter = ',', value_parser = key_value)]
+    pub pillars_scores: Vec<(String, String)>,
+    /// The k state; 1 when left out.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub k_state: Option<i64>,
+    /// A conflict that was detected; may be given again.
+    #[arg(long = "conflict", value_name = "TEXT")]
+    pub conflicts_detected: Vec<String>,
+    /// A proof that must be valid; may be given again.
+    #[arg(long = "require-proof", value_name = "TYPE")]
+    pub required_proofs: Vec<String>,
+    /// The proofs: a JSON array, or @FILE.
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub provided_proofs: Option<String>,
+    /// How many approvals there must be.
+    #[arg(long, value_name = "N")]
+    pub required_approvals: Option<u32>,
+    /// What came of it: a JSON object, or @FILE.
+    #[arg(long = "result", value_name = "JSON|@FILE")]
+    pub result_data: Option<String>,
+    /// What went wrong: a JSON object, or @FILE.
+    #[arg(long = "error", value_name = "JSON|@FILE")]
+    pub error_details: Option<String>,
+    /// It can be rolled back.
+    #[arg(long)]
+    pub rollback_available: bool,
+    /// It was rolled back.
+    #[arg(long)]
+    pub rollback_executed: bool,
+    /// The SHA-256 of the snapshot to go back to, in lower-case hex.
+    #[arg(long, value_name = "HEX")]
+    pub rollback_snapshot_hash: Option<String>,
+}
+
+/// `attestctl get`
+#[derive(Debug, Args)]
+pub struct Get {
+    /// A sequence number or an entry id.
+    pub reference: String,
+    /// Print the canonical line exactly as it is stored, which is what was hashed and signed.
+    #[arg(long, visible_alias = "raw")]
+    pub json: bool,
+}
+
+/// `attestctl list`
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only this event type.
+    #[arg(long, value_name = "TYPE", ignore_case = true,
+          value_parser = words(EventType::ALL.iter().map(|w| w.as_str())), help_heading = "Filters")]
+    pub event_type: Option<String>,
+    /// Only this category.
+    #[arg(long = "category", value_name = "CATEGORY", ignore_case = true,
+          value_parser = words(EventCategory::ALL.iter().map(|w| w.as_str())), help_heading = "Filters")]
+    pub event_category: Option<String>,
+    /// Only this actor.
+    #[arg(long, value_name = "ID", help_heading = "Filters")]
+    pub actor_id: Option<String>,
+    /// Only this action type.
+    #[arg(long, value_name = "NAME", conflicts_with = "action_type_prefix", help_heading = "Filters")]
+    pub action_type: Option<String>,
+    /// Only action types that begin so.
+    #[arg(long, value_name = "PREFIX", help_heading = "Filters")]
+    pub action_type_prefix: Option<String>,
+    /// Only what ended so.
+    #[arg(long = "status", value_name = "STATUS", ignore_case = true,
+          value_parser = words(ExecutionStatus::ALL.iter().map(|w| w.as_str())), help_heading = "Filters")]
+    pub execution_status: Option<String>,
+    /// Only this severity.
+    #[arg(long, value_name = "N", conflicts_with = "severity_min", help_heading = "Filters")]
+    pub severity: Option<u8>,
+    /// Only this severity and over.
+    #[arg(long, value_name = "N", help_heading = "Filters")]
+    pub severity_min: Option<u8>,
+    /// Only entries of this time and later: RFC 3339, or a span before now such as 90m, 24h or 7d.
+    #[arg(long, value_name = "TIME", value_parser = super::list::instant, help_heading = "Filters")]
+    pub since: Option<String>,
+    /// Only entries before this time.
+    #[arg(long, value_name = "TIME", value_parser = super::list::instant, help_heading = "Filters")]
+    pub until: Option<String>,
+    /// Only this sequence number and later.
+    #[arg(long, value_name = "N", help_heading = "Filters")]
+    pub from: Option<u64>,
+    /// Only entries before this sequence number.
+    #[arg(long, value_name = "N", help_heading = "Filters")]
+    pub to: Option<u64>,
+    /// Which end to begin at.
+    #[arg(long, value_enum, default_value_t = Order::Desc)]
+    pub order: Order,
+    /// How many entries at most.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: u64,
+    /// All of them.
+    #[arg(long, conflicts_with = "limit")]
+    pub all: bool,
+    /// Print each entry as a line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    /// Oldest first.
+    Asc,
+    /// Newest first.
+    Desc,
+}
+
+/// `attestctl export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Where to put the bundle; must not exist, or be empty.
+    pub dir: PathBuf,
+    /// The first sequence number.
+    #[arg(long, value_name = "N")]
+    pub from: Option<u64>,
+    /// The sequence number to stop before.
+    #[arg(long, value_name = "N")]
+    pub to: Option<u64>,
+}
+
+/// `attestctl verify`
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Print the verdict as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `attestctl status`
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print {"stats":…,"ready":…}.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `attestctl bench`
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// How many connections send single appends at once.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub clients: u32,
+    /// How long each phase lasts.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub seconds: u64,
+    /// Which phases to run; may be given again. All of them when left out.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub mode: Vec<Mode>,
+    /// Over how many connections batches go.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub batch_connections: u32,
+    /// How many entries of all batches together are under way at a time.
+    #[arg(long, value_name = "N", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub window: u32,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A phase of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// One client, one append at a time.
+    Alone,
+    /// Many clients, one append at a time each.
+    Single,
+    /// Batches.
+    Batch,
+}
+
+/// A parser for one of `all`, in upper or lower case.
+fn words(all: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = String> {
+    PossibleValuesParser::new(all).map(|word| word.to_uppercase())
+}
+
+fn client_event_types() -> impl Iterator<Item = &'static str> {
+    EventType::ALL.iter().filter(|event| !event.is_reserved()).map(|event| event.as_str())
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Command, ErrorKind> {
+        let args = ["attestctl"].iter().chain(args);
+        Cli::try_parse_from(args).map(|cli| cli.command).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_event_comes_from_options_or_from_a_file() {
+        let whole = ["append", "--event-type", "action", "--action-type", "deploy.start"];
+        let whole = [&whole[..], &["--status", "success", "--actor-type", "HUMAN"]].concat();
+        let Ok(Command::Append(append)) = parse(&whole) else { panic!("valid") };
+        assert_eq!(append.draft.event_type.as_deref(), Some("ACTION"));
+        assert_eq!(append.draft.action_payload, "{}");
+
+        assert!(parse(&["append", "--event", "-"]).is_ok());
+        assert!(parse(&["append", "--batch", "x.ndjson", "--json"]).is_ok());
+        assert_eq!(parse(&["append"]).err(), Some(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse(&whole[..7]).err(), Some(ErrorKind::MissingRequiredArgument));
+        for extra in [&["--event", "-"][..], &["--batch", "-"]] {
+            assert_eq!(parse(&[&whole[..], extra].concat()).err(), Some(ErrorKind::ArgumentConflict));
+        }
+        assert_eq!(
+            parse(&["append", "--event", "a", "--batch", "b"]).err(),
+            Some(ErrorKind::ArgumentConflict)
+        );
+        assert_eq!(
+            parse(&["append", "--event", "a", "--payload", "{}"]).err(),
+            Some(ErrorKind::ArgumentConflict)
+        );
+    }
+
+    #[test]
+    fn values_outside_the_vocabulary_are_wrong_usage() {
+        let base =
+            ["append", "--action-type", "a", "--status", "SUCCESS", "--actor-type", "HUMAN", "--event-type"];
+        assert_eq!(parse(&[&base[..], &["BOOT"]].concat()).err(), Some(ErrorKind::InvalidValue));
+        assert_eq!(
+            parse(&[&base[..], &["ACTION", "--severity", "11"]].concat()).err(),
+            Some(ErrorKind::ValueValidation)
+        );
+        assert_eq!(
+            parse(&[&base[..], &["ACTION", "--environment", "novalue"]].concat()).err(),
+            Some(ErrorKind::ValueValidation)
+        );
+        assert!(parse(&["list", "--event-type", "boot", "--since", "7d"]).is_ok());
+        assert_eq!(parse(&["list", "--since", "tomorrow-ish"]).err(), Some(ErrorKind::ValueValidation));
+        assert_eq!(parse(&["list", "--all", "--limit", "3"]).err(), Some(ErrorKind::ArgumentConflict));
+        assert_eq!(parse(&["bench", "--clients", "0"]).err(), Some(ErrorKind::ValueValidation));
+        assert!(parse(&["bench", "--mode", "single,batch"]).is_ok());
+    }
+
+    #[test]
+    fn help_tells_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        for (code, meaning) in EXIT_CODES {
+            assert!(help.contains(&format!("  {code}  {meaning}")), "{help}");
+        }
+    }
+}
