@@ -6,8 +6,9 @@
 //! In reading order: [`hash`] (SHA-256 and hex), [`json`] (strict I-JSON in, RFC 8785 out),
 //! [`score`] and [`timestamp`] (the two kinds of number that have a form of their own),
 //! [`entry`] (the 40 members), [`draft`] (what a client may send), [`canonical`] (the bytes of a
-//! whole entry, both ways), [`key`] (public keys and signatures, verification only) and
-//! [`chain`] (how an entry follows another).
+//! whole entry, both ways), [`key`] (public keys and signatures, verification only), [`chain`] (how
+//! an entry follows another), [`merkle`] and [`tile`] (the tree over all entries, and how it is
+//! kept).
 
 pub mod canonical;
 pub mod chain;
@@ -17,5 +18,7 @@ pub mod entry;
 pub mod hash;
 pub mod json;
 pub mod key;
+pub mod merkle;
 pub mod score;
+pub mod tile;
 pub mod timestamp;
