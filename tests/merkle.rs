@@ -2,6 +2,7 @@
 //! proofs are compared with two independent implementations, for all small sizes and up to the
 //! largest.
 
+use attestd::ledger::checkpoint::Checkpoint;
 use attestd::ledger::hash::Digest;
 use attestd::ledger::merkle::{Frontier, NodeHash, Root, TreeSize, verify_consistency, verify_inclusion};
 use attestd::ledger::tile::{Edge, Tile, Tree};
@@ -159,6 +160,19 @@ fn the_largest_tree_has_proofs() {
         assert_eq!(verify_consistency(&earlier, &root, &path), Ok(()), "{from}");
     }
     assert_eq!(tree.edge().expect("tiles").root(), root);
+}
+
+/// The note text is what other tools read.
+#[test]
+fn checkpoints_are_those_of_tlog_tiles() {
+    for root in World::of(300).roots {
+        let ours = Checkpoint::new("example.com/ledger", root).expect("well-formed");
+        let theirs = tlog_tiles::Checkpoint::from_bytes(ours.text().as_bytes()).expect("well-formed");
+        assert_eq!(theirs.origin(), ours.origin());
+        assert_eq!(theirs.size(), root.size.leaves());
+        assert_eq!(theirs.hash().0, root.hash.0.0);
+        assert_eq!(theirs.to_bytes(), ours.text().as_bytes());
+    }
 }
 
 proptest! {

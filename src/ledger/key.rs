@@ -8,6 +8,7 @@ use std::fmt;
 use p256::ecdsa::{self, VerifyingKey};
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey, LineEnding};
 
+use super::checkpoint::Checkpoint;
 use super::code::Code;
 use super::hash::{Digest, decode_hex, write_hex};
 
@@ -154,10 +155,17 @@ impl Signature {
     /// # Errors
     /// [`Code::SignatureEncoding`] or [`Code::SignatureHighS`].
     pub fn from_hex_der(text: &[u8]) -> Result<Self, Code> {
-        let der = decode_hex(text).ok_or(Code::SignatureEncoding)?;
-        let signature = ecdsa::Signature::from_der(&der).map_err(|_| Code::SignatureEncoding)?;
+        Self::from_der(&decode_hex(text).ok_or(Code::SignatureEncoding)?)
+    }
+
+    /// Reads minimal DER with S in the low half.
+    ///
+    /// # Errors
+    /// [`Code::SignatureEncoding`] or [`Code::SignatureHighS`].
+    pub fn from_der(der: &[u8]) -> Result<Self, Code> {
+        let signature = ecdsa::Signature::from_der(der).map_err(|_| Code::SignatureEncoding)?;
         // One value, one encoding: what does not come back the same was not minimal.
-        if signature.to_der().as_bytes() != der.as_slice() {
+        if signature.to_der().as_bytes() != der {
             return Err(Code::SignatureEncoding);
         }
         if signature.normalize_s() != signature {
@@ -202,11 +210,14 @@ impl fmt::Debug for Signature {
 }
 
 /// What the token may be asked to sign. The kinds cannot be taken for one another: an entry is
-/// exactly 32 bytes, and a purpose text begins `attestd-<purpose>-v1`, which no origin does.
+/// exactly 32 bytes and a checkpoint at least 49, and a purpose text begins `attestd-<purpose>-v1`,
+/// which no origin, and so no checkpoint, does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signable {
     /// An entry, by the 32 raw bytes of its `entry_hash`.
     Entry(Digest),
+    /// A checkpoint, by its note text.
+    Checkpoint(Checkpoint),
     /// Everything else: `attestd-<purpose>-v1\n<origin>\n<rest>`.
     Purpose(String),
 }
@@ -223,6 +234,7 @@ impl Signable {
     pub fn message(&self) -> &[u8] {
         match self {
             Signable::Entry(hash) => &hash.0,
+            Signable::Checkpoint(checkpoint) => checkpoint.text().as_bytes(),
             Signable::Purpose(text) => text.as_bytes(),
         }
     }

@@ -8,10 +8,11 @@
 //! [`entry`] (the 40 members), [`draft`] (what a client may send), [`canonical`] (the bytes of a
 //! whole entry, both ways), [`key`] (public keys and signatures, verification only), [`chain`] (how
 //! an entry follows another), [`merkle`] and [`tile`] (the tree over all entries, and how it is
-//! kept).
+//! kept), and [`checkpoint`] (the signed word for a tree).
 
 pub mod canonical;
 pub mod chain;
+pub mod checkpoint;
 pub mod code;
 pub mod draft;
 pub mod entry;
