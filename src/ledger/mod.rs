@@ -8,7 +8,7 @@
 //! [`entry`] (the 40 members), [`draft`] (what a client may send), [`canonical`] (the bytes of a
 //! whole entry, both ways), [`key`] (public keys and signatures, verification only), [`chain`] (how
 //! an entry follows another), [`merkle`] and [`tile`] (the tree over all entries, and how it is
-//! kept), and [`checkpoint`] (the signed word for a tree).
+//! kept), [`checkpoint`] (the signed word for a tree) and [`proof`] (an entry's receipt).
 
 pub mod canonical;
 pub mod chain;
@@ -20,6 +20,7 @@ pub mod hash;
 pub mod json;
 pub mod key;
 pub mod merkle;
+pub mod proof;
 pub mod score;
 pub mod tile;
 pub mod timestamp;
