@@ -465,6 +465,7 @@ fn reserve_in(transaction: &rusqlite::Transaction<'_>, reservation: &Reservation
 pub fn mode_of(algorithm: SignatureAlgorithm) -> &'static str {
     match algorithm {
         SignatureAlgorithm::EntryP256 => "each",
+        SignatureAlgorithm::TreeP256 => "commit",
     }
 }
 

@@ -93,6 +93,9 @@ fn check_signature(entry: &EntryView<'_>, keys: &TrustedKeys) -> Result<(), Faul
     };
     let message = match entry.signature_algorithm {
         SignatureAlgorithm::EntryP256 => entry.entry_hash.0,
+        SignatureAlgorithm::TreeP256 => {
+            return Err(Fault::new(Code::SignatureAlgorithm).at("/signature_algorithm"));
+        }
     };
     let signature = Signature::from_hex_der(entry.hsm_signature.as_bytes())
         .map_err(|code| Fault::new(code).at("/hsm_signature"))?;

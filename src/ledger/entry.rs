@@ -163,9 +163,10 @@ words!(
 );
 
 words!(
-    /// What `hsm_signature` is over.
+    /// What `hsm_signature` is over: the entry itself, or the checkpoint with which its commit ended.
     SignatureAlgorithm {
         EntryP256 = "ECDSA-P256-SHA256",
+        TreeP256 = "TLOG-ECDSA-P256-SHA256",
     }
 );
 
