@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::ledger::entry::SignatureAlgorithm;
 use crate::ledger::key::is_origin;
 
 /// Where the daemon looks when it is not told.
@@ -234,11 +235,33 @@ impl Default for Limits {
 }
 
 /// `[signing]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Signing {
     /// What a signature covers.
     pub mode: SigningMode,
+    /// In mode `each`: how often a checkpoint is signed while entries come.
+    #[serde(deserialize_with = "within::<_, 1, 3600>")]
+    pub checkpoint_interval_seconds: u64,
+}
+
+impl Default for Signing {
+    fn default() -> Self {
+        // Often enough that a receipt is not waited for, seldom enough that a token of six
+        // signatures a second spends most of them on entries.
+        Signing { mode: SigningMode::Each, checkpoint_interval_seconds: 1 }
+    }
+}
+
+impl Signing {
+    /// The algorithm that the mode signs with.
+    #[must_use]
+    pub fn algorithm(self) -> SignatureAlgorithm {
+        match self.mode {
+            SigningMode::Each => SignatureAlgorithm::EntryP256,
+            SigningMode::Commit => SignatureAlgorithm::TreeP256,
+        }
+    }
 }
 
 /// `signing.mode`.
@@ -248,6 +271,8 @@ pub enum SigningMode {
     /// Every entry has a signature of its own.
     #[default]
     Each,
+    /// All entries of a commit have that of the checkpoint with which it ends.
+    Commit,
 }
 
 /// Why there is no configuration.
@@ -509,7 +534,7 @@ mod tests {
                 "[limits]\nrequest_bytes = 16777216\n",
                 "attestd.toml:6: option `limits.request_bytes` is 16777216, and must be at most 8388608",
             ),
-            ("[signing]\nmode = \"all\"\n", "unknown variant `all`, expected `each`"),
+            ("[signing]\nmode = \"all\"\n", "unknown variant `all`, expected `each` or `commit`"),
             ("[governance]\n", "unknown field `governance`"),
             (
                 "pin_file = \"p\"\npin_credential = \"c\"\n",

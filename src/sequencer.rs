@@ -6,9 +6,14 @@
 //!                        commit  n   ┘ transaction ┴─► answer n
 //! ```
 //!
-//! One thread owns the head and the store. While the token signs one commit, the next gathers, and
-//! it closes when the token is free: a slow token makes larger commits, not a longer queue. The
-//! chain needs no signature to go on, so entries are hashed as they come in.
+//! One thread owns the head, the tree and the store. While the token signs, the next commit
+//! gathers, and it closes when the token is free: a slow token makes larger commits, not a longer
+//! queue. The chain needs no signature to go on, so entries are hashed as they come in.
+//!
+//! In mode `each` every entry is signed, and now and then a checkpoint with them; the next commit is
+//! reserved while the one before is signed, so that the token need not wait for the disk. In mode
+//! `commit` one checkpoint is signed for all entries of a commit, which closes only when the one
+//! before is signed: then it is as large as it can be.
 //!
 //! After a success every client of the commit has its answer. After a refusal nothing was
 //! reserved. After an unknown outcome the reservation is on the disk or it is not; the daemon
@@ -16,19 +21,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc as answers, oneshot};
+use tokio::sync::{mpsc as answers, oneshot, watch};
 
 use crate::failpoint;
 use crate::governance::{Admitted, Policy};
 use crate::index::{Fact, Index};
 use crate::ledger::chain::Head;
+use crate::ledger::checkpoint::{Checkpoint, Note};
 use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::key::{KeyId, Signature};
+use crate::ledger::tile::Edge;
 use crate::ledger::timestamp::Timestamp;
 use crate::store::{Committed, Reservation, Reserved, Store, StoreError};
 use crate::token::{Pool, SignError};
@@ -112,12 +119,17 @@ pub struct Submission {
     pub ticket: Ticket,
     /// Where the client gave the id: entries before this were searched for it.
     pub searched: u64,
+    /// Whether its commit is to end with a checkpoint, because a receipt is wanted.
+    pub receipt: bool,
 }
 
 /// What the sequencer is told.
 enum Message {
     Submit(Vec<Submission>),
-    Signed(Result<Vec<Signature>, SignError>),
+    /// What became of a job of signing, by its number.
+    Signed(u64, Result<Vec<Signature>, SignError>),
+    /// Sign in this way from the next commit on.
+    Mode(SignatureAlgorithm),
     /// Stop, and say why: something beside the sequencer found that it must not go on.
     Fault(String),
     /// Seal what waits and a last entry, then stop.
@@ -143,6 +155,8 @@ pub struct Gauges {
     /// Set once when the daemon must stop.
     fault: Mutex<Option<String>>,
     head: Mutex<Option<Head>>,
+    /// The newest signed checkpoint since the start.
+    note: watch::Sender<Option<Arc<Note>>>,
 }
 
 impl Gauges {
@@ -161,10 +175,20 @@ impl Gauges {
 
 /// What the sequencer is told at its start.
 pub struct Setup {
+    /// Whom the ledger belongs to, as its checkpoints say.
+    pub origin: String,
     /// The ledger, with nothing reserved.
     pub store: Store,
     /// What the first entry follows.
     pub head: Head,
+    /// The tree over the entries before it.
+    pub edge: Edge,
+    /// The size of the newest signed checkpoint.
+    pub noted: Sequence,
+    /// How the last entries were signed.
+    pub algorithm: SignatureAlgorithm,
+    /// In mode `each`, how often a checkpoint is made when there are new entries.
+    pub checkpoint_interval: Duration,
     /// The token's workers.
     pub pool: Arc<Pool>,
     /// The key that they sign with.
@@ -233,7 +257,7 @@ impl Sequencer {
         }
         self.messages.send(Message::Submit(submissions)).map_err(|returned| match returned.0 {
             Message::Submit(submissions) => (Refused::ShuttingDown, submissions),
-            Message::Signed(_) | Message::Fault(_) | Message::Stop { .. } => {
+            Message::Signed(..) | Message::Mode(_) | Message::Fault(_) | Message::Stop { .. } => {
                 (Refused::ShuttingDown, Vec::new())
             }
         })
@@ -259,6 +283,19 @@ impl Sequencer {
         let expected = Duration::from_micros(micros);
         let full = queued >= QUEUE_ENTRIES || expected > self.queue_wait;
         full.then(|| (expected.as_secs() / 2).clamp(1, 60))
+    }
+
+    /// Has entries signed in another way once nothing is reserved. What says so in the ledger must
+    /// be sealed already.
+    pub fn switch(&self, algorithm: SignatureAlgorithm) {
+        // Fails only when it has stopped already.
+        let _ = self.messages.send(Message::Mode(algorithm));
+    }
+
+    /// The newest checkpoint that was signed since the start, as it changes.
+    #[must_use]
+    pub fn notes(&self) -> watch::Receiver<Option<Arc<Note>>> {
+        self.gauges.note.subscribe()
     }
 
     /// Has the sequencer stop as it does on a fault of its own, without a SHUTDOWN entry.
@@ -299,6 +336,16 @@ struct Batch {
     bytes: usize,
     /// What the head was before, should the reservation fail.
     before: Head,
+    /// Whether it is to end with a checkpoint in any mode.
+    receipt: bool,
+}
+
+/// A commit that is reserved and on its way through the token.
+struct Flight {
+    job: u64,
+    batch: Batch,
+    /// Once they are there.
+    signatures: Option<Vec<Signature>>,
 }
 
 struct Thread {
@@ -309,8 +356,16 @@ struct Thread {
     /// Submissions for which the gathering commit has no room.
     overflow: VecDeque<Submission>,
     gathering: Option<Batch>,
-    signing: Option<Batch>,
-    signed: Option<(Batch, Vec<Signature>)>,
+    /// Oldest first; they are committed in this order.
+    flights: VecDeque<Flight>,
+    jobs: u64,
+    /// How what gathers will be signed, and what is to become of that.
+    algorithm: SignatureAlgorithm,
+    switch: Option<SignatureAlgorithm>,
+    /// The tree over all that was reserved.
+    edge: Edge,
+    /// The size of the newest checkpoint that is signed or being signed, and since when.
+    noted: (Sequence, Instant),
     pending: HashMap<EntryId, Pending>,
     stop: Option<(String, oneshot::Sender<()>)>,
     last_commit: Instant,
@@ -323,14 +378,18 @@ impl Thread {
     fn new(setup: Setup, gauges: Arc<Gauges>, messages: Sender<Message>) -> Self {
         Thread {
             head: setup.head,
+            edge: setup.edge.clone(),
+            algorithm: setup.algorithm,
+            switch: None,
+            noted: (setup.noted, Instant::now()),
             disk: Disk { checked: None, full: false },
             setup,
             gauges,
             messages,
             overflow: VecDeque::new(),
             gathering: None,
-            signing: None,
-            signed: None,
+            flights: VecDeque::new(),
+            jobs: 0,
             pending: HashMap::new(),
             stop: None,
             last_commit: Instant::now(),
@@ -340,8 +399,18 @@ impl Thread {
     }
 
     fn run(mut self, inbox: &Receiver<Message>) {
-        while let Ok(message) = inbox.recv() {
-            self.take(message);
+        loop {
+            match self.next_checkpoint() {
+                None => match inbox.recv() {
+                    Ok(message) => self.take(message),
+                    Err(_) => return,
+                },
+                Some(wait) => match inbox.recv_timeout(wait) {
+                    Ok(message) => self.take(message),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                },
+            }
             // What has come meanwhile joins the same commit.
             while let Ok(message) = inbox.try_recv() {
                 self.take(message);
@@ -360,10 +429,15 @@ impl Thread {
     }
 
     fn is_idle(&self) -> bool {
-        self.overflow.is_empty()
-            && self.gathering.is_none()
-            && self.signing.is_none()
-            && self.signed.is_none()
+        self.overflow.is_empty() && self.gathering.is_none() && self.flights.is_empty()
+    }
+
+    /// How long until the entries that are there get a checkpoint although no more come; `None`
+    /// where something will happen anyway.
+    fn next_checkpoint(&self) -> Option<Duration> {
+        let wanted = self.is_idle() && self.noted.0 < self.head.next;
+        let pause = if self.disk.full { self.disk.pause() } else { Duration::ZERO };
+        wanted.then(|| self.setup.checkpoint_interval.saturating_sub(self.noted.1.elapsed()).max(pause))
     }
 
     fn take(&mut self, message: Message) {
@@ -378,11 +452,14 @@ impl Thread {
                     }
                 }
             }
-            Message::Signed(Ok(signatures)) => {
+            Message::Signed(job, Ok(signatures)) => {
                 failpoint::reach("after-sign");
-                self.signed = self.signing.take().map(|batch| (batch, signatures));
+                if let Some(flight) = self.flights.iter_mut().find(|flight| flight.job == job) {
+                    flight.signatures = Some(signatures);
+                }
             }
-            Message::Signed(Err(error)) => {
+            Message::Mode(algorithm) => self.switch = Some(algorithm),
+            Message::Signed(_, Err(error)) => {
                 // Reserved and unsigned: the next start signs exactly these.
                 self.note_fault(format!("the token can't sign: {error}"));
             }
@@ -402,7 +479,8 @@ impl Thread {
                     id,
                 );
                 self.gauges.queued.fetch_add(1, Ordering::AcqRel);
-                self.admit(Submission { admitted: own, ticket: Ticket::Own, searched: 0 });
+                // The last entry is under a checkpoint too.
+                self.admit(Submission { admitted: own, ticket: Ticket::Own, searched: 0, receipt: true });
                 self.stop = Some((reason, done));
             }
         }
@@ -413,8 +491,8 @@ impl Thread {
     }
 
     fn waiting(&self) -> u64 {
-        let batches = [self.gathering.as_ref(), self.signing.as_ref(), self.signed.as_ref().map(|(b, _)| b)];
-        let placed: usize = batches.into_iter().flatten().map(|batch| batch.reservation.entries.len()).sum();
+        let batches = self.gathering.iter().chain(self.flights.iter().map(|flight| &flight.batch));
+        let placed: usize = batches.map(|batch| batch.reservation.entries.len()).sum();
         (placed + self.overflow.len()) as u64
     }
 
@@ -428,7 +506,7 @@ impl Thread {
     }
 
     fn place(&mut self, submission: Submission) {
-        let Submission { admitted, ticket, searched } = submission;
+        let Submission { admitted, ticket, searched, receipt } = submission;
         if let Some((uid, content)) = admitted.idempotency()
             && let Some(known) = self.known(&admitted, searched)
         {
@@ -440,24 +518,13 @@ impl Thread {
             None => return self.refuse(ticket, Refused::ClockJumped),
         };
         let before = self.head;
-        let entry = self.head.extend(admitted.view(), now, SignatureAlgorithm::EntryP256, self.setup.key);
+        let entry = self.head.extend(admitted.view(), now, self.algorithm, self.setup.key);
         if let Some((uid, content)) = admitted.idempotency() {
             self.pending.insert(entry.id(), Pending { uid, content, sequence: entry.sequence() });
         }
-        let key = self.setup.key;
-        let batch = self.gathering.get_or_insert_with(|| Batch {
-            reservation: Reservation {
-                first: before.next,
-                key,
-                algorithm: SignatureAlgorithm::EntryP256,
-                entries: Vec::new(),
-            },
-            tickets: Vec::new(),
-            facts: Vec::new(),
-            own: Vec::new(),
-            bytes: 0,
-            before,
-        });
+        let (key, algorithm) = (self.setup.key, self.algorithm);
+        let batch = self.gathering.get_or_insert_with(|| Batch::new(before, key, algorithm));
+        batch.receipt |= receipt;
         batch.bytes += entry.unsigned().line.len();
         let index = batch.reservation.entries.len();
         batch.tickets.push((index, ticket, false));
@@ -504,12 +571,8 @@ impl Thread {
                 self.refuse(ticket, Refused::IdConflict);
             }
             Known::Pending { sequence, .. } => {
-                let batches = [
-                    self.gathering.as_mut(),
-                    self.signing.as_mut(),
-                    self.signed.as_mut().map(|(batch, _)| batch),
-                ];
-                for batch in batches.into_iter().flatten() {
+                let flying = self.flights.iter_mut().map(|flight| &mut flight.batch);
+                for batch in self.gathering.iter_mut().chain(flying) {
                     let first = batch.reservation.first.0;
                     if let Some(index) = sequence.0.checked_sub(first)
                         && index < batch.reservation.entries.len() as u64
@@ -532,30 +595,78 @@ impl Thread {
         if let Some(fault) = self.gauges.fault() {
             return Err(fault);
         }
-        if self.signing.is_some() {
-            return Ok(());
-        }
-        let reserve = self.gathering.take();
-        if reserve.is_none() && self.signed.is_none() {
-            return Ok(());
-        }
-        let reserve = match reserve {
-            Some(batch) if self.disk.is_full(&self.setup) && !batch.is_own() => {
-                self.withdraw(batch, Refused::StorageFull);
-                None
+        loop {
+            if let Some(algorithm) =
+                self.switch.take_if(|_| self.flights.is_empty() && self.gathering.is_none())
+            {
+                self.algorithm = algorithm;
             }
-            other => other,
-        };
-        self.write(reserve)
+            self.place_overflow();
+            let signed = self.flights.pop_front_if(|flight| flight.signatures.is_some());
+            let reserve =
+                if self.flights.len() < depth(self.algorithm) { self.gathering.take() } else { None };
+            let (reserve, withdrawn) = match reserve {
+                Some(batch) if self.disk.is_full(&self.setup) && !batch.is_own() => {
+                    self.withdraw(batch, Refused::StorageFull);
+                    (None, true)
+                }
+                other => (other, false),
+            };
+            if signed.is_none() && reserve.is_none() {
+                // The daemon's own entries among those withdrawn go on.
+                if withdrawn {
+                    continue;
+                }
+                let due = self.is_idle() && self.next_checkpoint() == Some(Duration::ZERO);
+                if due && !self.disk.is_full(&self.setup) {
+                    self.sign_checkpoint()?;
+                }
+                return Ok(());
+            }
+            self.write(signed, reserve)?;
+            if let Some(fault) = self.gauges.fault() {
+                return Err(fault);
+            }
+        }
+    }
+
+    /// Gives the entries that were gathered their place in the tree.
+    fn grow(&mut self, batch: &mut Batch) -> Result<(), String> {
+        let reservation = &mut batch.reservation;
+        let hashes = reservation.entries.iter().map(|reserved| reserved.entry.hash());
+        reservation.tiles = self.edge.extend(hashes).map_err(|full| full.to_string())?;
+        let due = batch.receipt || self.noted.1.elapsed() >= self.setup.checkpoint_interval;
+        if due || reservation.algorithm == SignatureAlgorithm::TreeP256 {
+            reservation.checkpoint = Some(self.checkpoint()?);
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Checkpoint, String> {
+        Checkpoint::new(&self.setup.origin, self.edge.root()).map_err(|fault| fault.to_string())
+    }
+
+    /// Signs the tree as it is. Its entries are committed, so nothing needs to be reserved: after a
+    /// crash here the next start makes a checkpoint of a larger tree.
+    fn sign_checkpoint(&mut self) -> Result<(), String> {
+        let mut batch = Batch::new(self.head, self.setup.key, self.algorithm);
+        batch.reservation.checkpoint = Some(self.checkpoint()?);
+        self.sign(batch);
+        Ok(())
     }
 
     /// One durable transaction: what was signed is committed, what was gathered is reserved.
-    fn write(&mut self, reserve: Option<Batch>) -> Result<(), String> {
-        let (signed, tickets, facts) = match self.signed.take() {
-            Some((batch, signatures)) => (Some((batch.reservation, signatures)), batch.tickets, batch.facts),
-            None if reserve.is_none() => return self.refill(),
+    fn write(&mut self, signed: Option<Flight>, mut reserve: Option<Batch>) -> Result<(), String> {
+        let (signed, tickets, facts) = match signed {
+            Some(Flight { batch, signatures, .. }) => {
+                (Some((batch.reservation, signatures.unwrap_or_default())), batch.tickets, batch.facts)
+            }
             None => (None, Vec::new(), Vec::new()),
         };
+        let edge = self.edge.clone();
+        if let Some(batch) = &mut reserve {
+            self.grow(batch)?;
+        }
         let unanswered: Vec<EntryId> = signed
             .iter()
             .flat_map(|(reservation, _)| reservation.entries.iter().map(|reserved| reserved.entry.id()))
@@ -586,8 +697,9 @@ impl Thread {
                 self.sign(batch);
                 Ok(())
             }
-            (Ok(()), None) => self.refill(),
+            (Ok(()), None) => Ok(()),
             (Err(StoreError::Full(source)), Some(batch)) if outcome.is_ok() => {
+                self.edge = edge;
                 tracing::warn!(%source, "the disk is full; refusing entries");
                 self.disk.full = true;
                 if batch.is_own() {
@@ -597,12 +709,11 @@ impl Thread {
                 } else {
                     self.withdraw(batch, Refused::StorageFull);
                 }
-                self.refill()
+                Ok(())
             }
             (Err(error), reserve) => {
-                if let Some(batch) = reserve {
-                    self.signing = Some(batch);
-                }
+                // Reserved or not, nobody knows; it is answered like what is.
+                self.flights.extend(reserve.map(|batch| Flight { job: 0, batch, signatures: None }));
                 Err(error.to_string())
             }
         }
@@ -631,12 +742,17 @@ impl Thread {
                 Head { next: committed.end(), hash: last.entry.hash(), timestamp: last.entry.timestamp() };
             *self.gauges.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
         }
+        if let Some(note) = committed.note() {
+            self.gauges.note.send_replace(Some(Arc::new(note)));
+        }
         for reserved in committed.entries() {
             if reserved.idempotency.is_some() {
                 self.pending.remove(&reserved.entry.id());
             }
         }
-        self.measure(count);
+        if count > 0 {
+            self.measure(count);
+        }
         let outcomes = tickets
             .into_iter()
             .map(|(index, ticket, replayed)| {
@@ -659,17 +775,22 @@ impl Thread {
 
     fn sign(&mut self, batch: Batch) {
         let signables = batch.reservation.signables();
-        let messages = self.messages.clone();
-        self.signing = Some(batch);
-        self.last_commit = Instant::now();
+        if batch.reservation.checkpoint.is_some() {
+            self.noted = (batch.reservation.end(), Instant::now());
+        }
+        self.jobs += 1;
+        let (job, messages) = (self.jobs, self.messages.clone());
+        if self.flights.is_empty() {
+            self.last_commit = Instant::now();
+        }
+        self.flights.push_back(Flight { job, batch, signatures: None });
         self.setup.pool.sign(
             signables,
             Box::new(move |result| {
                 // The sequencer only ends first when the daemon stops on a fault.
-                let _ = messages.send(Message::Signed(result));
+                let _ = messages.send(Message::Signed(job, result));
             }),
         );
-        self.place_overflow();
     }
 
     fn place_overflow(&mut self) {
@@ -680,15 +801,13 @@ impl Thread {
     }
 
     fn is_gathering_full(&self) -> bool {
+        // What comes after a change of the mode waits until nothing is reserved in the old one.
+        if self.switch.is_some() && (self.gathering.is_some() || !self.flights.is_empty()) {
+            return true;
+        }
         self.gathering.as_ref().is_some_and(|batch| {
             batch.reservation.entries.len() >= self.setup.commit_entries || batch.bytes >= COMMIT_BYTES
         })
-    }
-
-    /// Nothing is being signed: what waited for room is placed and goes on at once.
-    fn refill(&mut self) -> Result<(), String> {
-        self.place_overflow();
-        if self.gathering.is_some() { self.advance() } else { Ok(()) }
     }
 
     /// Takes back a batch that was never reserved: its numbers are given again. Clients hear
@@ -698,7 +817,12 @@ impl Thread {
         for (index, admitted) in std::mem::take(&mut batch.own).into_iter().rev() {
             if let Some(at) = batch.tickets.iter().position(|(of, ..)| *of == index) {
                 let (_, ticket, _) = batch.tickets.remove(at);
-                self.overflow.push_front(Submission { admitted, ticket, searched: 0 });
+                self.overflow.push_front(Submission {
+                    admitted,
+                    ticket,
+                    searched: 0,
+                    receipt: batch.receipt,
+                });
             }
         }
         self.drop_unreserved(batch, refused);
@@ -719,8 +843,7 @@ impl Thread {
         tracing::error!(fault, "stopping");
         self.gauges.stopping.store(true, Ordering::Release);
         self.note_fault(fault.to_owned());
-        let reserved = [self.signing.take(), self.signed.take().map(|(batch, _)| batch)];
-        for batch in reserved.into_iter().flatten() {
+        for Flight { batch, .. } in std::mem::take(&mut self.flights) {
             let ids: Vec<EntryId> = batch.reservation.entries.iter().map(|r| r.entry.id()).collect();
             let unknown = batch
                 .tickets
@@ -735,7 +858,7 @@ impl Thread {
         // A batch waits for each of its lines, so none may be left without an answer.
         let unread = inbox.try_iter().filter_map(|message| match message {
             Message::Submit(submissions) => Some(submissions),
-            Message::Signed(_) | Message::Fault(_) | Message::Stop { .. } => None,
+            Message::Signed(..) | Message::Mode(_) | Message::Fault(_) | Message::Stop { .. } => None,
         });
         for submission in std::mem::take(&mut self.overflow).into_iter().chain(unread.flatten()) {
             self.refuse(submission.ticket, Refused::ShuttingDown);
@@ -768,7 +891,35 @@ impl Thread {
     }
 }
 
+/// How many commits may be reserved and not committed. With a second one in mode `each` the token
+/// goes on while the disk writes; in mode `commit` it would only make commits smaller.
+fn depth(algorithm: SignatureAlgorithm) -> usize {
+    match algorithm {
+        SignatureAlgorithm::EntryP256 => 2,
+        SignatureAlgorithm::TreeP256 => 1,
+    }
+}
+
 impl Batch {
+    fn new(before: Head, key: KeyId, algorithm: SignatureAlgorithm) -> Self {
+        Batch {
+            reservation: Reservation {
+                first: before.next,
+                key,
+                algorithm,
+                entries: Vec::new(),
+                tiles: Vec::new(),
+                checkpoint: None,
+            },
+            tickets: Vec::new(),
+            facts: Vec::new(),
+            own: Vec::new(),
+            bytes: 0,
+            before,
+            receipt: false,
+        }
+    }
+
     fn is_own(&self) -> bool {
         self.own.len() == self.reservation.entries.len()
     }
@@ -842,6 +993,11 @@ struct Disk {
 }
 
 impl Disk {
+    /// How long until it is looked at again.
+    fn pause(&self) -> Duration {
+        self.checked.map_or(Duration::ZERO, |checked| DISK_CHECK.saturating_sub(checked.elapsed()))
+    }
+
     fn is_full(&mut self, setup: &Setup) -> bool {
         if self.checked.is_none_or(|checked| checked.elapsed() >= DISK_CHECK) {
             self.checked = Some(Instant::now());

@@ -55,11 +55,17 @@ impl Genesis {
 
 /// The canonical payload of entry 0.
 #[must_use]
-pub fn payload(origin: &str, key: &PublicKey, token: &Identity, attributes: &KeyAttributes) -> String {
+pub fn payload(
+    origin: &str,
+    key: &PublicKey,
+    token: &Identity,
+    attributes: &KeyAttributes,
+    mode: &str,
+) -> String {
     debug_assert!(is_origin(origin));
     let flag = |flag: Option<bool>| flag.map_or("null", |flag| if flag { "true" } else { "false" });
     format!(
-        r#"{{"ceremony":null,"key_attributes":{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}},"key_id":"{}","origin":{},"predecessor":null,"public_key_pem":{},"rules":null,"signature_mode":"each","token":{}}}"#,
+        r#"{{"ceremony":null,"key_attributes":{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}},"key_id":"{}","origin":{},"predecessor":null,"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{}}}"#,
         flag(attributes.always_sensitive),
         flag(attributes.extractable),
         flag(attributes.local),

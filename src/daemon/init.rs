@@ -9,11 +9,13 @@ use super::{Fault, genesis, host, io, token_options};
 use crate::config::Config;
 use crate::governance::Policy;
 use crate::ledger::chain::Head;
-use crate::ledger::entry::{EntryId, EventCategory, EventType, SignatureAlgorithm};
+use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::entry::{EntryId, EventCategory, EventType};
 use crate::ledger::hash::Digest;
 use crate::ledger::key::KeyId;
+use crate::ledger::tile::Edge;
 use crate::sequencer::now;
-use crate::store::{Reservation, Reserved, Store};
+use crate::store::{Reservation, Reserved, Store, mode_of};
 use crate::token::{Identity, Pool, SignError, Token};
 
 /// What was made.
@@ -51,7 +53,13 @@ pub fn init(config: &Config) -> Result<Made, Fault> {
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();
     let identity = token.identity().clone();
-    let payload = genesis::payload(&config.origin, &key, &identity, token.key_attributes());
+    let payload = genesis::payload(
+        &config.origin,
+        &key,
+        &identity,
+        token.key_attributes(),
+        mode_of(config.signing.algorithm()),
+    );
     let pool = Pool::start(token).map_err(io("start the token's threads"))?;
 
     let limit = usize::try_from(config.limits.entry_bytes).unwrap_or(usize::MAX);
@@ -62,15 +70,21 @@ pub fn init(config: &Config) -> Result<Made, Fault> {
         payload,
         EntryId(*uuid::Uuid::new_v4().as_bytes()),
     );
-    let algorithm = SignatureAlgorithm::EntryP256;
+    let algorithm = config.signing.algorithm();
     let mut head = Head::EMPTY;
     let entry = head.extend(admitted.view(), now(), algorithm, key.id());
     let genesis = entry.hash();
+    let mut edge = Edge::new();
+    let tiles = edge.extend([genesis].into_iter()).expect("an empty tree has room for a leaf");
+    let checkpoint = Checkpoint::new(&config.origin, edge.root())
+        .expect("the configuration's origin is one, which was checked when it was read");
     let reservation = Reservation {
         first: Head::EMPTY.next,
         key: key.id(),
         algorithm,
         entries: vec![Reserved { entry, idempotency: None }],
+        tiles,
+        checkpoint: Some(checkpoint),
     };
 
     let directory = parent(ledger);

@@ -22,15 +22,20 @@ use crate::index::Index;
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
-use crate::ledger::key::{PublicKey, Signable};
+use crate::ledger::json;
+use crate::ledger::key::PublicKey;
+use crate::ledger::merkle::TreeSize;
+use crate::ledger::tile::Edge;
 use crate::sequencer::{Outcome, Sequencer, Setup, Submission, Ticket, now};
 use crate::server::budget::Budget;
 use crate::server::listener::{self, Connections, Limits};
 use crate::server::routes;
 use crate::server::service::{Parts, Service};
-use crate::store::{Reader, Store, StoreError, Unfinished, mode_of};
+use crate::store::{Reader, Store, StoreError, Unfinished, algorithm_of, mode_of};
 use crate::token::{Identity, Pool, Token};
 
+/// The `action_type` of the entry that changes how entries are signed from the next one on.
+const MODE_CHANGE: &str = "signature.mode";
 /// How many of the last entries a start checks in full: what a crash could have touched, and
 /// little enough that a start takes the same time at any length.
 const CHECKED_AT_START: u64 = 1_024;
@@ -51,7 +56,11 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
     if ledger.symlink_metadata().is_err() {
         return Err(Fault::NoLedger(ledger.clone()));
     }
-    let mut store = Store::open(ledger)?;
+    let mut store = Store::open(ledger, &mut |done, of| {
+        if done.is_multiple_of(1 << 18) || done == of {
+            tracing::info!(done, of, "building the tree, once");
+        }
+    })?;
     let reader = Reader::open(ledger)?;
     if reader.count()? == 0 {
         return Err(Fault::Unborn(ledger.clone()));
@@ -62,11 +71,13 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
     }
     // Before the token is touched: a ledger that does not hold is not extended.
     let mut verified = check_tail(&reader, &genesis)?;
-    let unfinished = store.unfinished(reader.head()?)?;
+    let mut edge = check_tree(&reader, &genesis, verified.0)?;
+    let mut unfinished = store.unfinished(reader.head()?)?;
     let (pool, token) = unlock(config, &genesis)?;
-    if let Some(unfinished) = unfinished {
-        finish(&mut store, &unfinished, &pool, &genesis.key)?;
+    while let Some(found) = unfinished {
+        finish(&mut store, &found, &mut edge, &pool, &genesis.key)?;
         verified = check_tail(&reader, &genesis)?;
+        unfinished = store.unfinished(reader.head()?)?;
     }
     let head = reader.head()?;
     let index = Index::open(&config.ledger.index, &reader, |indexed| {
@@ -75,7 +86,9 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
     if config.ledger.public_key.symlink_metadata().is_err() {
         write_public_key(&config.ledger.public_key, &genesis.key.to_pem())?;
     }
-    let boot = boot_entries(&reader, &head, verified)?;
+    let last = Last::read(&reader, &head)?;
+    let boot = boot_entries(&head, verified, &last);
+    let noted = reader.newest_note()?.map_or(0, |note| note.checkpoint().root().size.leaves());
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -83,7 +96,9 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(io("start the runtime"))?;
-    runtime.block_on(run(config, Started { store, genesis, pool, token, index: Arc::new(index), head, boot }))
+    let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
+    let index = Arc::new(index);
+    runtime.block_on(run(config, Started { store, genesis, pool, token, index, head, tree, boot }))
 }
 
 struct Started {
@@ -93,14 +108,23 @@ struct Started {
     token: Identity,
     index: Arc<Index>,
     head: Head,
+    tree: TreeState,
     boot: Vec<Own>,
+}
+
+struct TreeState {
+    edge: Edge,
+    /// The size of the newest checkpoint.
+    noted: Sequence,
+    /// How the last entries were signed.
+    algorithm: SignatureAlgorithm,
 }
 
 /// An entry of the daemon's own: type, category, action and canonical payload.
 type Own = (EventType, EventCategory, &'static str, String);
 
 async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, pool, token, index, head, boot } = started;
+    let Started { store, genesis, pool, token, index, head, tree, boot } = started;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
     // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
@@ -108,8 +132,13 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     let (socket, access) = listener::bind(&config.server)?;
     let (fault_sender, mut fault) = oneshot::channel();
     let sequencer = Sequencer::start(Setup {
+        origin: genesis.origin.clone(),
         store,
         head,
+        edge: tree.edge,
+        noted: tree.noted,
+        algorithm: tree.algorithm,
+        checkpoint_interval: Duration::from_secs(config.signing.checkpoint_interval_seconds),
         pool: pool.clone(),
         key: genesis.key.id(),
         index: index.clone(),
@@ -127,6 +156,15 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     for own in boot {
         append_own(&sequencer, &policy, own).await?;
     }
+    let algorithm = config.signing.algorithm();
+    if algorithm != tree.algorithm {
+        let (from, to) = (mode_of(tree.algorithm), mode_of(algorithm));
+        let payload = format!(r#"{{"from":"{from}","to":"{to}"}}"#);
+        tracing::info!(from, to, "changing the mode of signing");
+        append_own(&sequencer, &policy, (EventType::Change, EventCategory::Normal, MODE_CHANGE, payload))
+            .await?;
+        sequencer.switch(algorithm);
+    }
     let wal = tokio::task::spawn_blocking({
         let (ledger, sequencer) = (config.ledger.path.clone(), sequencer.clone());
         move || tend_wal(&ledger, &sequencer)
@@ -141,6 +179,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         origin: genesis.origin,
         ledger: config.ledger.path.clone(),
         key: genesis.key,
+        algorithm,
         token,
         pool,
         policy,
@@ -198,8 +237,14 @@ fn unlock(config: &Config, genesis: &Genesis) -> Result<(Arc<Pool>, Identity), F
 }
 
 /// Signs what a stopped daemon had reserved: exactly those entries, with their own key and mode.
-fn finish(store: &mut Store, unfinished: &Unfinished, pool: &Pool, key: &PublicKey) -> Result<(), Fault> {
-    if unfinished.key != key.id() || unfinished.mode != mode_of(SignatureAlgorithm::EntryP256) {
+fn finish(
+    store: &mut Store,
+    unfinished: &Unfinished,
+    edge: &mut Edge,
+    pool: &Pool,
+    key: &PublicKey,
+) -> Result<(), Fault> {
+    if unfinished.key != key.id() || algorithm_of(&unfinished.mode).is_none() {
         return Err(Fault::OtherReservation {
             first: unfinished.first.0,
             key: unfinished.key,
@@ -211,8 +256,7 @@ fn finish(store: &mut Store, unfinished: &Unfinished, pool: &Pool, key: &PublicK
         count = unfinished.hashes.len(),
         "signing entries that were reserved"
     );
-    let signables = unfinished.hashes.iter().copied().map(Signable::Entry).collect();
-    let signatures = sign(pool, signables)?;
+    let signatures = sign(pool, unfinished.signables(edge)?)?;
     failpoint::reach("after-signing-again");
     // A crash before this line leaves the same reservation; its signatures differ, its content not.
     Ok(store.finish(unfinished, &signatures)?)
@@ -241,12 +285,71 @@ fn head_before(reader: &Reader, sequence: u64) -> Result<Head, Fault> {
     Ok(Head::after(&decoded.entry))
 }
 
+/// Holds the tree that is kept against the last entries and the newest checkpoint: what a crash, a
+/// bad disk or a hand could have touched is not signed over. Gives its right edge.
+fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fault> {
+    let damaged = |what: String| Fault::Store(StoreError::Damaged(what));
+    let count = reader.count()?;
+    let sized = |size: u64| TreeSize::new(size).ok_or_else(|| damaged(format!("{size} is no tree size")));
+    let mut tree = reader.tree(count)?;
+    let edge = tree.edge().map_err(StoreError::from)?;
+    let mut grown = tree.frontier(sized(from)?).map_err(StoreError::from)?;
+    for line in lines(reader, Sequence(from), Sequence(count)) {
+        let line = line?;
+        let decoded = canonical::decode(&line).map_err(|fault| damaged(fault.to_string()))?;
+        grown.push(decoded.computed_hash).map_err(|full| damaged(full.to_string()))?;
+    }
+    if grown.root() != edge.root() {
+        return Err(damaged(format!(
+            "its tree of {count} entries is not the one that its last entries make"
+        )));
+    }
+    if let Some(note) = reader.newest_note()? {
+        let (origin, root) = (note.checkpoint().origin(), note.checkpoint().root());
+        note.verify(std::slice::from_ref(&genesis.key))
+            .map_err(|fault| damaged(format!("its newest checkpoint: {fault}")))?;
+        let holds = origin == genesis.origin
+            && root.size.leaves() <= count
+            && tree.root(root.size).map_err(StoreError::from)? == root;
+        if !holds {
+            return Err(damaged(format!(
+                "its newest checkpoint, of {} entries, is not of its tree",
+                root.size
+            )));
+        }
+    }
+    Ok(edge)
+}
+
+/// What the last entry says of the time before this start.
+struct Last {
+    action: String,
+    /// How the next entry would be signed if nothing changed.
+    algorithm: SignatureAlgorithm,
+}
+
+impl Last {
+    fn read(reader: &Reader, head: &Head) -> Result<Self, Fault> {
+        let damaged = |what: String| StoreError::Damaged(format!("its last entry {what}"));
+        let line = reader
+            .line(Sequence(head.next.0.saturating_sub(1)))?
+            .ok_or_else(|| damaged("is missing".into()))?;
+        let entry = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?.entry;
+        // A daemon that stopped right after it had changed the mode has signed nothing in it yet.
+        let changed = (entry.action_type == MODE_CHANGE)
+            .then(|| json::member(entry.action_payload, "to"))
+            .flatten()
+            .and_then(|mode| algorithm_of(mode.trim_matches('"')));
+        Ok(Last {
+            action: entry.action_type.to_owned(),
+            algorithm: changed.unwrap_or(entry.signature_algorithm),
+        })
+    }
+}
+
 /// The BOOT entry, and a word on the clock where it runs behind the ledger.
-fn boot_entries(reader: &Reader, head: &Head, (from, to): (u64, u64)) -> Result<Vec<Own>, Fault> {
-    let last = reader.line(Sequence(to))?.map(|line| line.bytes).unwrap_or_default();
-    let last_action =
-        canonical::decode(&last).map(|decoded| decoded.entry.action_type.to_owned()).unwrap_or_default();
-    let previous = match last_action.as_str() {
+fn boot_entries(head: &Head, (from, to): (u64, u64), last: &Last) -> Vec<Own> {
+    let previous = match last.action.as_str() {
         "system_shutdown" => "clean",
         _ if head.next == Sequence(1) => "first",
         _ => "unclean",
@@ -265,7 +368,7 @@ fn boot_entries(reader: &Reader, head: &Head, (from, to): (u64, u64)) -> Result<
         crate::VERSION,
     );
     own.push((EventType::Boot, EventCategory::Normal, "system_initialization", payload));
-    Ok(own)
+    own
 }
 
 /// Appends an entry of the daemon's own and waits until it is sealed.
@@ -274,7 +377,7 @@ async fn append_own(sequencer: &Sequencer, policy: &Policy, own: Own) -> Result<
     let id = EntryId(*uuid::Uuid::new_v4().as_bytes());
     let admitted = policy.own(event_type, category, action, payload, id);
     let (ticket, outcome) = oneshot::channel();
-    let submission = Submission { admitted, ticket: Ticket::Single(ticket), searched: 0 };
+    let submission = Submission { admitted, ticket: Ticket::Single(ticket), searched: 0, receipt: false };
     let refused = sequencer.submit(vec![submission]).is_err();
     match outcome.await {
         Ok(Outcome::Committed { .. }) if !refused => Ok(()),

@@ -92,6 +92,7 @@ codes! {
     MemoryBudget = "memory-budget", 503, "no room to take the request into memory";
     TokenUnavailable = "token-unavailable", 503, "the token cannot sign; nothing was recorded";
     OutcomeUnknown = "outcome-unknown", 503, "the entry may or may not be recorded: ask by its id";
+    CheckpointPending = "checkpoint-pending", 503, "no checkpoint has the entry in it yet";
     ClockJumped = "clock-jumped", 503, "the clock jumped forward; an operator must look";
     ShuttingDown = "shutting-down", 503, "the daemon is stopping";
     StorageFull = "storage-full", 507, "the disk is below its watermark";

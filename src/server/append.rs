@@ -57,30 +57,75 @@ pub(super) async fn append(
 
 async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) -> Result<Response, Problem> {
     service.check_append(peer)?;
+    let receipt = wants_receipt(&request)?;
     let (body, lease) = read_body(service, peer.uid, request).await?;
     let draft = Draft::parse(&body)?;
     drop(body);
     let (admitted, searched) = match check(service, peer, draft).await? {
         Checked::Fresh(admitted, searched) => (*admitted, searched),
+        Checked::Replay(line) if receipt => {
+            return Ok(with_receipt(service, line, StatusCode::OK, lease).await);
+        }
         Checked::Replay(line) => return Ok(sealed(StatusCode::OK, line.bytes, lease)),
     };
     let (ticket, outcome) = oneshot::channel();
     let id = admitted.id();
     service
         .sequencer
-        .submit(vec![Submission { admitted, ticket: Ticket::Single(ticket), searched }])
+        .submit(vec![Submission { admitted, ticket: Ticket::Single(ticket), searched, receipt }])
         .map_err(|(refused, _)| refused)?;
     match outcome.await.unwrap_or(Outcome::Unknown(id)) {
         Outcome::Committed { commit, index, replayed } => {
             let status = if replayed { StatusCode::OK } else { StatusCode::CREATED };
-            Ok(sealed(status, commit.line(index), lease))
+            let sequence = commit.entries()[index].entry.sequence();
+            let line = Line { sequence, bytes: commit.line(index), idempotency: None };
+            if receipt {
+                return Ok(with_receipt(service, line, status, lease).await);
+            }
+            Ok(sealed(status, line.bytes, lease))
         }
         Outcome::Earlier { id, asked } => {
-            Ok(sealed(StatusCode::OK, sealed_earlier(service, id, asked).await?.bytes, lease))
+            let line = sealed_earlier(service, id, asked).await?;
+            if receipt {
+                return Ok(with_receipt(service, line, StatusCode::OK, lease).await);
+            }
+            Ok(sealed(StatusCode::OK, line.bytes, lease))
         }
         Outcome::Refused(refused) => Err(refused.into()),
         Outcome::Unknown(id) => Err(unknown(id)),
     }
+}
+
+/// Whether the answer is to hold a receipt: `?receipt=1`, or `Prefer: return=receipt` (RFC 7240).
+fn wants_receipt(request: &Request) -> Result<bool, Problem> {
+    let bad = |detail: &str| Problem::new(Code::BadParameter, detail);
+    let preferred = request.headers().get_all("prefer").iter().any(|value| {
+        value.to_str().is_ok_and(|value| {
+            value.split(',').any(|preference| preference.trim().eq_ignore_ascii_case("return=receipt"))
+        })
+    });
+    match request.uri().query() {
+        None | Some("") => Ok(preferred),
+        Some("receipt=1") => Ok(true),
+        Some("receipt=0") => Ok(false),
+        Some(_) => Err(bad("the only parameter of an append is `receipt`, which is 0 or 1")),
+    }
+}
+
+/// The sealed line with the receipt for it. The entry is sealed, whatever becomes of the receipt:
+/// where there is none yet, the line alone is the answer.
+async fn with_receipt(service: &Arc<Service>, line: Line, status: StatusCode, lease: Lease) -> Response {
+    let sequence = line.sequence;
+    let receipt = service.read(move |_, reader| super::tree::receipt(reader, sequence)).await;
+    let mut body = b"{\"entry\":".to_vec();
+    json::write_string(&String::from_utf8_lossy(&line.bytes), &mut body);
+    body.extend_from_slice(b",\"receipt\":");
+    match receipt {
+        Ok(receipt) => json::write_string(&receipt.to_string(), &mut body),
+        Err(_) => body.extend_from_slice(b"null"),
+    }
+    body.push(b'}');
+    sealed(status, body, lease)
 }
 
 fn unknown(id: EntryId) -> Problem {
@@ -444,7 +489,7 @@ impl Batch {
                 self.make_room(cost, submissions).await;
                 self.place(number, Slot::Waiting { cost });
                 let ticket = Ticket::Batch(self.outcomes.0.clone(), number);
-                submissions.push(Submission { admitted: *admitted, ticket, searched });
+                submissions.push(Submission { admitted: *admitted, ticket, searched, receipt: false });
             }
             Ok(Checked::Replay(line)) => {
                 let acknowledgement = acknowledgement_of(&line.bytes);
@@ -606,6 +651,11 @@ fn acknowledgement_of(line: &[u8]) -> Vec<u8> {
 impl Service {
     pub(super) fn count_refusal(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The answer, or the refusal, which is counted.
+    pub(super) fn answer(&self, result: Result<Response, Problem>) -> Response {
+        result.unwrap_or_else(|problem| self.refuse(problem))
     }
 
     /// Counts and answers a refusal.

@@ -14,3 +14,4 @@ pub mod problem;
 pub mod read;
 pub mod routes;
 pub mod service;
+pub(crate) mod tree;

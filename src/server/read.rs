@@ -23,7 +23,7 @@ use crate::ledger::entry::{EntryId, EventCategory, EventType, ExecutionStatus, M
 use crate::ledger::json::{self, write_string};
 use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::Refused;
-use crate::store::Reader;
+use crate::store::{Reader, mode_of};
 use crate::token::Identity;
 
 pub(super) type Parameters = Query<Vec<(String, String)>>;
@@ -43,10 +43,6 @@ pub(super) fn json_answer(body: impl Into<axum::body::Body>) -> Response {
     response
 }
 
-fn answer(service: &Service, result: Result<Response, Problem>) -> Response {
-    result.unwrap_or_else(|problem| service.refuse(problem))
-}
-
 /// `GET /v1/entries/{reference}`.
 pub(super) async fn entry(
     State(service): State<Arc<Service>>,
@@ -60,10 +56,10 @@ pub(super) async fn entry(
         service.read(move |service, reader| find(service, reader, &reference)).await
     };
     let result = result.await;
-    answer(&service, result.map(json_answer))
+    service.answer(result.map(json_answer))
 }
 
-fn find(service: &Service, reader: &Reader, reference: &str) -> Result<Vec<u8>, Problem> {
+pub(super) fn find(service: &Service, reader: &Reader, reference: &str) -> Result<Vec<u8>, Problem> {
     let not_found = || Problem::new(Code::NotFound, format!("there is no entry {reference}"));
     if let Some(id) = EntryId::parse(reference) {
         let sequence = service.index.find(id)?.ok_or_else(not_found)?;
@@ -76,7 +72,7 @@ fn find(service: &Service, reader: &Reader, reference: &str) -> Result<Vec<u8>, 
     Ok(reader.line(Sequence(sequence))?.ok_or_else(not_found)?.bytes)
 }
 
-fn no_reference() -> Problem {
+pub(super) fn no_reference() -> Problem {
     Problem::new(Code::BadParameter, "an entry is named by its sequence number or by its lower-case UUID")
 }
 
@@ -99,7 +95,7 @@ pub(super) async fn list(
         service.read(move |service, reader| page(service, reader, &filter)).await
     };
     let result = result.await;
-    answer(&service, result.map(json_answer))
+    service.answer(result.map(json_answer))
 }
 
 fn page(service: &Service, reader: &Reader, filter: &Filter) -> Result<Vec<u8>, Problem> {
@@ -258,13 +254,14 @@ pub(super) async fn stats(
     let head = gauges.head();
     let ready = readiness(&service).is_ok();
     json_answer(format!(
-        r#"{{"origin":{},"version":{},"entries":{},"head":{{"sequence_number":{},"entry_hash":"{}","timestamp":"{}"}},"signature_mode":"each","key_id":"{}","started_at":"{}","uptime_seconds":{},"queue":{{"entries":{},"bytes":{}}},"connections":{},"memory_bytes":{},"token":{},"ready":{ready},"appended_since_start":{},"refused_since_start":{}}}"#,
+        r#"{{"origin":{},"version":{},"entries":{},"head":{{"sequence_number":{},"entry_hash":"{}","timestamp":"{}"}},"signature_mode":"{}","key_id":"{}","started_at":"{}","uptime_seconds":{},"queue":{{"entries":{},"bytes":{}}},"connections":{},"memory_bytes":{},"token":{},"ready":{ready},"appended_since_start":{},"refused_since_start":{}}}"#,
         quoted(&service.origin),
         quoted(crate::VERSION),
         head.next,
         head.next.0.saturating_sub(1),
         head.hash,
         head.timestamp,
+        mode_of(service.algorithm),
         service.key.id(),
         service.started_at,
         service.started.elapsed().as_secs(),
@@ -331,7 +328,7 @@ pub(super) async fn bench(
             .unwrap_or_else(|error| Err(internal("a measurement", &error)))
     };
     let result = result.await;
-    answer(&service, result.map(json_answer))
+    service.answer(result.map(json_answer))
 }
 
 fn measure(service: &Service, each: Duration) -> Result<String, Problem> {

@@ -6,14 +6,18 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::service::Service;
-use super::{append, evidence, read};
+use super::{append, evidence, read, tree};
 
 /// Every route, as `openapi.json` must list them.
-pub const ROUTES: [(&str, &str); 12] = [
+pub const ROUTES: [(&str, &str); 16] = [
     ("POST", "/v1/entries"),
     ("GET", "/v1/entries"),
     ("POST", "/v1/entries:batch"),
     ("GET", "/v1/entries/{reference}"),
+    ("GET", "/v1/entries/{reference}/proof"),
+    ("GET", "/v1/checkpoint"),
+    ("GET", "/v1/consistency"),
+    ("GET", "/v1/tile/{path}"),
     ("GET", "/v1/export"),
     ("POST", "/v1/verify"),
     ("GET", "/v1/keys"),
@@ -30,6 +34,10 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/entries", post(append::append).get(read::list))
         .route("/v1/entries:batch", post(append::append_batch))
         .route("/v1/entries/{reference}", get(read::entry))
+        .route("/v1/entries/{reference}/proof", get(tree::proof))
+        .route("/v1/checkpoint", get(tree::checkpoint))
+        .route("/v1/consistency", get(tree::consistency))
+        .route("/v1/tile/{*path}", get(tree::tile))
         .route("/v1/export", get(evidence::export))
         .route("/v1/verify", post(evidence::verify))
         .route("/v1/keys", get(read::keys))

@@ -14,6 +14,7 @@ use crate::caller::{Access, Peer};
 use crate::governance::{Policy, Refusal};
 use crate::index::{Index, IndexError};
 use crate::ledger::code::Code;
+use crate::ledger::entry::SignatureAlgorithm;
 use crate::ledger::key::PublicKey;
 use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::{Refused, Sequencer};
@@ -31,6 +32,8 @@ pub struct Service {
     pub ledger: PathBuf,
     /// The key that signs.
     pub key: PublicKey,
+    /// How entries are signed.
+    pub algorithm: SignatureAlgorithm,
     /// The token that holds it.
     pub token: Identity,
     /// Its workers.
@@ -77,6 +80,7 @@ pub struct Parts {
     pub origin: String,
     pub ledger: PathBuf,
     pub key: PublicKey,
+    pub algorithm: SignatureAlgorithm,
     pub token: Identity,
     pub pool: Arc<Pool>,
     pub policy: Arc<Policy>,
@@ -100,6 +104,7 @@ impl Service {
             origin: parts.origin,
             ledger: parts.ledger,
             key: parts.key,
+            algorithm: parts.algorithm,
             token: parts.token,
             pool: parts.pool,
             policy: parts.policy,

@@ -1,7 +1,8 @@
--- The ledger file, schema version 1. `application_id` is "atst", `user_version` the schema version.
+-- The ledger file, schema version 2. `application_id` is "atst", `user_version` the schema version.
+-- What the tree needs is in tree.sql.
 
 -- sequence → body, and nothing that would need a second index: the commit appends to the right
--- edge of two trees, so it costs the same at a million rows as at a thousand.
+-- edge of a few trees, so it costs the same at a million rows as at a thousand.
 CREATE TABLE entries (
     sequence     INTEGER PRIMARY KEY,
     -- Byte offset in `body` at which the text of `hsm_signature` goes.
@@ -23,6 +24,11 @@ CREATE TABLE commits (
     mode       TEXT NOT NULL,
     -- Bytes of all sealed lines, line feeds included, from entry 0 to the end of this commit.
     bytes      INTEGER,
-    -- r‖s of each entry in order, 64 bytes each.
-    signatures BLOB
+    -- r‖s, 64 bytes each: of each entry in order, or in mode commit the one of the checkpoint.
+    signatures BLOB,
+    -- The text of the checkpoint over all entries to the end of this commit, where there is one.
+    -- In mode commit it is reserved with the entries.
+    checkpoint TEXT,
+    -- Its signature, except in mode commit.
+    checkpoint_signature BLOB
 ) STRICT;

@@ -5,8 +5,11 @@
 //! be made here, after the signatures are on the disk.
 //!
 //! ```text
-//! reserve n+1 and commit n  ──one transaction──►  entries(n+1), commits(n+1), signatures(n)
+//! reserve n+1 and commit n  ──one transaction──►  entries(n+1), tiles(n+1), commits(n+1), signatures(n)
 //! ```
+
+mod reader;
+mod schema;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,24 +18,20 @@ use std::sync::Arc;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
+pub use reader::{Line, Reader};
+pub use schema::Progress;
+
 use crate::ledger::canonical::{self, Unsigned};
 use crate::ledger::chain::{Entry, Head};
+use crate::ledger::checkpoint::{Checkpoint, Note};
 use crate::ledger::entry::{Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::key::{KeyId, Signable, Signature};
+use crate::ledger::tile::{Edge, TileBytes};
 
-/// The version of the schema that this program writes.
-const SCHEMA_VERSION: i32 = 1;
-/// "atst", so that `file` and we can tell the ledger from any other SQLite file.
-const APPLICATION_ID: i32 = 0x6174_7374;
-/// Before it SQLite had the WAL-reset bug, which can corrupt a database.
-const MIN_SQLITE: i32 = 3_051_003;
 /// The writer checkpoints the WAL itself only when it has grown to this many pages (32 MiB) in
 /// spite of the checkpoint thread.
 const WAL_LIMIT_PAGES: u32 = 8_192;
-/// How long a reader waits for a lock before it gives up; in WAL mode only recovery takes one.
-const BUSY: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// What can go wrong with the ledger file.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -46,7 +45,7 @@ pub enum StoreError {
     #[error("{0} is not an attestd ledger")]
     NotALedger(PathBuf),
     /// A newer program wrote it.
-    #[error("the ledger has schema version {found}, this program knows up to {SCHEMA_VERSION}")]
+    #[error("the ledger has schema version {found}, this program knows up to {}", schema::VERSION)]
     Newer {
         /// The version found.
         found: i32,
@@ -99,7 +98,8 @@ pub struct Reserved {
     pub idempotency: Option<(u32, Digest)>,
 }
 
-/// Entries that are reserved, signed and committed together.
+/// Entries that are reserved, signed and committed together, or a checkpoint alone over entries
+/// that are committed already.
 #[derive(Debug)]
 pub struct Reservation {
     /// The sequence number of the first.
@@ -108,15 +108,30 @@ pub struct Reservation {
     pub key: KeyId,
     /// In which way.
     pub algorithm: SignatureAlgorithm,
-    /// The entries, in order, at least one.
+    /// The entries, in order.
     pub entries: Vec<Reserved>,
+    /// The tiles of the tree that change with them.
+    pub tiles: Vec<TileBytes>,
+    /// The tree with the entries in it, if that is to be signed too. In mode `commit` it must be.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl Reservation {
-    /// What the token signs, in order.
+    /// The sequence number after the last entry.
+    #[must_use]
+    pub fn end(&self) -> Sequence {
+        Sequence(self.first.0 + self.entries.len() as u64)
+    }
+
+    /// What the token signs: each entry that has a signature of its own, then the checkpoint.
     #[must_use]
     pub fn signables(&self) -> Vec<Signable> {
-        self.entries.iter().map(|reserved| reserved.entry.signable()).collect()
+        let alone: &[Reserved] = match self.algorithm {
+            SignatureAlgorithm::EntryP256 => &self.entries,
+            SignatureAlgorithm::TreeP256 => &[],
+        };
+        let entries = alone.iter().map(|reserved| reserved.entry.signable());
+        entries.chain(self.checkpoint.clone().map(Signable::Checkpoint)).collect()
     }
 }
 
@@ -124,6 +139,7 @@ impl Reservation {
 #[derive(Debug)]
 pub struct Committed {
     reservation: Reservation,
+    /// Of what [`Reservation::signables`] names.
     signatures: Vec<Signature>,
 }
 
@@ -131,7 +147,21 @@ impl Committed {
     /// The sequence number after the last entry.
     #[must_use]
     pub fn end(&self) -> Sequence {
-        Sequence(self.reservation.first.0 + self.reservation.entries.len() as u64)
+        self.reservation.end()
+    }
+
+    /// The signed checkpoint with which this commit ends, if it has one.
+    #[must_use]
+    pub fn note(&self) -> Option<Note> {
+        let checkpoint = self.reservation.checkpoint.clone()?;
+        Some(Note::new(checkpoint, self.reservation.key, self.signatures.last()?))
+    }
+
+    fn signature(&self, index: usize) -> &Signature {
+        match self.reservation.algorithm {
+            SignatureAlgorithm::EntryP256 => &self.signatures[index],
+            SignatureAlgorithm::TreeP256 => &self.signatures[0],
+        }
     }
 
     /// The entries in order.
@@ -144,7 +174,7 @@ impl Committed {
     #[must_use]
     pub fn line(&self, index: usize) -> Vec<u8> {
         let mut hex = Vec::with_capacity(canonical::MAX_SIGNATURE_HEX);
-        self.signatures[index].write_hex_der(&mut hex);
+        self.signature(index).write_hex_der(&mut hex);
         self.reservation.entries[index].entry.unsigned().seal(&hex)
     }
 
@@ -161,7 +191,7 @@ impl Committed {
             )
             .as_bytes(),
         );
-        self.signatures[index].write_hex_der(out);
+        self.signature(index).write_hex_der(out);
         out.extend_from_slice(b"\"}\n");
     }
 }
@@ -177,6 +207,28 @@ pub struct Unfinished {
     pub mode: String,
     /// The `entry_hash`es in order, recomputed from the bodies.
     pub hashes: Vec<Digest>,
+    /// The text of the checkpoint that was reserved with them.
+    pub checkpoint: Option<String>,
+}
+
+impl Unfinished {
+    /// What has to be signed, which is what was to be signed before: `edge` is that of the tree
+    /// before these entries, and afterwards of the tree with them.
+    ///
+    /// # Errors
+    /// When the tree that the entries make is not the one that was reserved.
+    pub fn signables(&self, edge: &mut Edge) -> Result<Vec<Signable>, StoreError> {
+        let damaged = |what: &str| StoreError::Damaged(format!("reservation {}: {what}", self.first));
+        edge.extend(self.hashes.iter().copied()).map_err(|full| damaged(&full.to_string()))?;
+        let Some(text) = &self.checkpoint else {
+            return Ok(self.hashes.iter().copied().map(Signable::Entry).collect());
+        };
+        let checkpoint = Checkpoint::parse(text).map_err(|fault| damaged(&fault.to_string()))?;
+        if checkpoint.root() != edge.root() {
+            return Err(damaged("its entries make another tree than its checkpoint says"));
+        }
+        Ok(vec![Signable::Checkpoint(checkpoint)])
+    }
 }
 
 /// The one writer of a ledger file. It holds the lock that keeps a second daemon out.
@@ -195,7 +247,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Exists`] when anything is there.
     pub fn create(path: &Path) -> Result<Self, StoreError> {
-        check_sqlite()?;
+        schema::check_sqlite()?;
         let lock = lock(path)?;
         use std::os::unix::fs::OpenOptionsExt;
         match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
@@ -205,29 +257,32 @@ impl Store {
             }
             Err(source) => return Err(StoreError::Io { doing: "create", path: path.into(), source }),
         }
-        let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let connection = schema::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let setup = format!(
-            "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; BEGIN; {} PRAGMA application_id={APPLICATION_ID}; \
-             PRAGMA user_version={SCHEMA_VERSION}; COMMIT;",
-            include_str!("schema.sql")
+            "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; BEGIN; {}{} PRAGMA application_id={}; \
+             PRAGMA user_version={}; COMMIT;",
+            include_str!("schema.sql"),
+            include_str!("tree.sql"),
+            schema::APPLICATION_ID,
+            schema::VERSION,
         );
         connection.execute_batch(&setup).map_err(failed("create the ledger's tables"))?;
         Self::with(connection, path, lock)
     }
 
-    /// Opens the ledger file and brings an older schema up to date.
+    /// Opens the ledger file and brings an older schema up to date, of which `progress` hears.
     ///
     /// # Errors
     /// When it is missing, not a ledger, newer than this program, or held by another daemon.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        check_sqlite()?;
+    pub fn open(path: &Path, progress: Progress<'_>) -> Result<Self, StoreError> {
+        schema::check_sqlite()?;
         if !path.exists() {
             return Err(StoreError::Missing(path.into()));
         }
         let lock = lock(path)?;
-        let mut connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let found = check_kind(&connection, path)?;
-        migrate(&mut connection, found, &MIGRATIONS)?;
+        let mut connection = schema::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let found = schema::check_kind(&connection, path)?;
+        schema::migrate(&mut connection, found, &schema::MIGRATIONS, progress)?;
         Self::with(connection, path, lock)
     }
 
@@ -310,26 +365,7 @@ impl Store {
         let mut bytes = self.bytes;
         let transaction = self.connection.transaction().map_err(failed("begin a commit"))?;
         if let Some(committed) = commit {
-            let mut signatures = Vec::with_capacity(committed.signatures.len() * Signature::BYTES);
-            for (reserved, signature) in committed.entries().iter().zip(&committed.signatures) {
-                signatures.extend_from_slice(signature.as_bytes());
-                let hex = signature.to_der().len() * 2;
-                bytes += (reserved.entry.unsigned().line.len() + hex + 1) as u64;
-            }
-            let changed = transaction
-                .prepare_cached(
-                    "UPDATE commits SET signatures=?2, bytes=?3 WHERE first=?1 AND signatures IS NULL",
-                )
-                .and_then(|mut update| {
-                    update.execute(params![committed.reservation.first.0, signatures, bytes])
-                })
-                .map_err(failed("commit the signatures"))?;
-            if changed != 1 {
-                return Err(StoreError::Damaged(format!(
-                    "entry {} is not reserved, so it can't be committed",
-                    committed.reservation.first
-                )));
-            }
+            bytes += commit_in(&transaction, committed, bytes)?;
         }
         if let Some(reservation) = reserve {
             reserve_in(&transaction, reservation).map_err(failed("reserve entries"))?;
@@ -352,15 +388,16 @@ impl Store {
         let row = self
             .connection
             .query_row(
-                "SELECT first, count, key_id, mode FROM commits WHERE signatures IS NULL ORDER BY first",
+                "SELECT first, count, key_id, mode, checkpoint FROM commits WHERE signatures IS NULL ORDER BY first",
                 [],
                 |row| {
-                    Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, row.get::<_, Vec<u8>>(2)?, row.get(3)?))
+                    let key: Vec<u8> = row.get(2)?;
+                    Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, key, row.get(3)?, row.get(4)?))
                 },
             )
             .optional()
             .map_err(failed("look for reserved entries"))?;
-        let Some((first, count, key, mode)) = row else { return Ok(None) };
+        let Some((first, count, key, mode, checkpoint)) = row else { return Ok(None) };
         let key: [u8; 32] =
             key.try_into().map_err(|_| StoreError::Damaged("a key id is not 32 bytes".into()))?;
         let key = KeyId(Digest(key));
@@ -398,7 +435,7 @@ impl Store {
                 hashes.len()
             )));
         }
-        Ok(Some(Unfinished { first: Sequence(first), key, mode, hashes }))
+        Ok(Some(Unfinished { first: Sequence(first), key, mode, hashes, checkpoint }))
     }
 
     /// Makes the signatures of an [`Unfinished`] reservation durable.
@@ -406,10 +443,9 @@ impl Store {
     /// # Errors
     /// When it is not reserved any more, or can't be written.
     pub fn finish(&mut self, unfinished: &Unfinished, signatures: &[Signature]) -> Result<(), StoreError> {
-        let mut raw = Vec::new();
+        let raw: Vec<u8> = signatures.iter().flat_map(|signature| *signature.as_bytes()).collect();
         let mut bytes = self.bytes;
-        for (index, signature) in signatures.iter().enumerate() {
-            raw.extend_from_slice(signature.as_bytes());
+        for index in 0..unfinished.hashes.len() {
             let length: u64 = self
                 .connection
                 .query_row(
@@ -418,6 +454,11 @@ impl Store {
                     |row| row.get(0),
                 )
                 .map_err(failed("read a reserved entry"))?;
+            // Each its own, or all the one of the checkpoint.
+            let signature = signatures
+                .get(index)
+                .or(signatures.last().filter(|_| unfinished.checkpoint.is_some()))
+                .ok_or_else(|| StoreError::Damaged("a signature is missing".into()))?;
             bytes += length + signature.to_der().len() as u64 * 2 + 1;
         }
         let changed = self
@@ -449,14 +490,84 @@ fn reserve_in(transaction: &rusqlite::Transaction<'_>, reservation: &Reservation
             reserved.idempotency.map(|(_, content)| content.0),
         ])?;
     }
+    insert_tiles(transaction, &reservation.tiles)?;
+    let checkpoint = match reservation.algorithm {
+        SignatureAlgorithm::EntryP256 => None,
+        SignatureAlgorithm::TreeP256 => reservation.checkpoint.as_ref().map(Checkpoint::text),
+    };
     transaction
-        .prepare_cached("INSERT INTO commits (first, count, key_id, mode) VALUES (?1, ?2, ?3, ?4)")?
+        .prepare_cached(
+            "INSERT INTO commits (first, count, key_id, mode, checkpoint) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
         .execute(params![
-        reservation.first.0,
-        reservation.entries.len(),
-        reservation.key.0.0,
-        mode_of(reservation.algorithm)
-    ])?;
+            reservation.first.0,
+            reservation.entries.len(),
+            reservation.key.0.0,
+            mode_of(reservation.algorithm),
+            checkpoint,
+        ])?;
+    Ok(())
+}
+
+/// Writes what a signature makes of a reservation. Gives the bytes of its sealed lines.
+fn commit_in(
+    transaction: &rusqlite::Transaction<'_>,
+    committed: &Committed,
+    before: u64,
+) -> Result<u64, StoreError> {
+    let Committed { reservation, signatures } = committed;
+    let doing = failed("commit the signatures");
+    let not_reserved = || {
+        StoreError::Damaged(format!("entry {} is not reserved, so it can't be committed", reservation.first))
+    };
+    let count = reservation.entries.len();
+    // In mode `each` a checkpoint is signed beside the entries, and its signature is the last.
+    let (of_entries, of_checkpoint) = match reservation.algorithm {
+        SignatureAlgorithm::EntryP256 => signatures.split_at(count.min(signatures.len())),
+        SignatureAlgorithm::TreeP256 => (&signatures[..], &[][..]),
+    };
+    let beside = reservation.checkpoint.as_ref().zip(of_checkpoint.first());
+    let (text, signature) =
+        (beside.map(|(checkpoint, _)| checkpoint.text()), beside.map(|(_, signature)| signature.as_bytes()));
+    if count == 0 {
+        // A tree has one note: the last commit must be whole, end with this tree, and have none.
+        let changed = transaction
+            .prepare_cached(
+                "UPDATE commits SET checkpoint=?2, checkpoint_signature=?3 \
+                 WHERE first=(SELECT max(first) FROM commits) AND first + count = ?1 \
+                 AND signatures IS NOT NULL AND checkpoint IS NULL",
+            )
+            .and_then(|mut update| update.execute(params![reservation.first.0, text, signature]))
+            .map_err(&doing)?;
+        return if changed == 1 { Ok(0) } else { Err(not_reserved()) };
+    }
+    let mut bytes = 0;
+    for (index, reserved) in reservation.entries.iter().enumerate() {
+        let hex = committed.signature(index).to_der().len() * 2;
+        bytes += (reserved.entry.unsigned().line.len() + hex + 1) as u64;
+    }
+    let raw: Vec<u8> = of_entries.iter().flat_map(|signature| *signature.as_bytes()).collect();
+    let changed = transaction
+        .prepare_cached(
+            "UPDATE commits SET signatures=?2, bytes=?3, checkpoint=coalesce(?4, checkpoint), \
+             checkpoint_signature=?5 WHERE first=?1 AND signatures IS NULL",
+        )
+        .and_then(|mut update| {
+            update.execute(params![reservation.first.0, raw, before + bytes, text, signature])
+        })
+        .map_err(&doing)?;
+    if changed == 1 { Ok(bytes) } else { Err(not_reserved()) }
+}
+
+/// Keeps tiles. The partial one of leaves is made from the entries when it is asked for.
+fn insert_tiles(transaction: &rusqlite::Transaction<'_>, tiles: &[TileBytes]) -> rusqlite::Result<()> {
+    let mut insert = transaction
+        .prepare_cached("INSERT OR REPLACE INTO tiles (level, tile, hashes) VALUES (?1, ?2, ?3)")?;
+    for TileBytes { tile, bytes } in tiles {
+        if tile.is_full() || tile.level() > 0 {
+            insert.execute(params![tile.level(), tile.index(), bytes])?;
+        }
+    }
     Ok(())
 }
 
@@ -469,12 +580,12 @@ pub fn mode_of(algorithm: SignatureAlgorithm) -> &'static str {
     }
 }
 
-fn check_sqlite() -> Result<(), StoreError> {
-    if rusqlite::version_number() < MIN_SQLITE {
-        Err(StoreError::OldSqlite(rusqlite::version()))
-    } else {
-        Ok(())
-    }
+/// The algorithm of the mode that is so named.
+#[must_use]
+pub fn algorithm_of(mode: &str) -> Option<SignatureAlgorithm> {
+    [SignatureAlgorithm::EntryP256, SignatureAlgorithm::TreeP256]
+        .into_iter()
+        .find(|algorithm| mode_of(*algorithm) == mode)
 }
 
 /// The lock is a file of its own: closing any descriptor of the database itself would drop
@@ -488,274 +599,6 @@ fn lock(path: &Path) -> Result<Flock<File>, StoreError> {
         .open(&lock_path)
         .map_err(|source| StoreError::Io { doing: "open the lock", path: lock_path.clone(), source })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StoreError::Locked(lock_path))
-}
-
-fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(failed("open the ledger"))?;
-    connection.busy_timeout(BUSY).map_err(failed("open the ledger"))?;
-    Ok(connection)
-}
-
-fn check_kind(connection: &Connection, path: &Path) -> Result<i32, StoreError> {
-    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-    let application = match pragma("application_id") {
-        Ok(application) => application,
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => 0,
-        Err(error) => return Err(failed("read the ledger's header")(error)),
-    };
-    if application != APPLICATION_ID {
-        return Err(StoreError::NotALedger(path.into()));
-    }
-    let found = pragma("user_version").map_err(failed("read the schema version"))?;
-    if found > SCHEMA_VERSION { Err(StoreError::Newer { found }) } else { Ok(found) }
-}
-
-/// The step from each schema version to the next, from version 1 on.
-const MIGRATIONS: [&str; SCHEMA_VERSION as usize - 1] = [];
-
-/// Each step and the version it leads to are one transaction: interrupted, the next start goes on
-/// with the step that was not done.
-fn migrate(connection: &mut Connection, found: i32, steps: &[&str]) -> Result<(), StoreError> {
-    let done =
-        usize::try_from(found - 1).map_err(|_| StoreError::Damaged("its schema version is 0".into()))?;
-    for (step, sql) in steps.iter().enumerate().skip(done) {
-        let transaction = connection.transaction().map_err(failed("begin a migration"))?;
-        transaction
-            .execute_batch(&format!("{sql} PRAGMA user_version={};", step + 2))
-            .map_err(failed("migrate the ledger"))?;
-        transaction.commit().map_err(failed("make a migration durable"))?;
-    }
-    Ok(())
-}
-
-/// A committed entry as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    /// Its place.
-    pub sequence: Sequence,
-    /// The sealed canonical line, without a line feed.
-    pub bytes: Vec<u8>,
-    /// Where a client gave the id: its uid and the hash of the content.
-    pub idempotency: Option<(u32, Digest)>,
-}
-
-/// A reader of committed entries. It never sees what is only reserved.
-#[derive(Debug)]
-pub struct Reader {
-    connection: Connection,
-}
-
-impl Reader {
-    /// Opens the ledger file for reading, with or without a daemon that writes it.
-    ///
-    /// # Errors
-    /// When it is missing, not a ledger, or newer than this program.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        check_sqlite()?;
-        if !path.exists() {
-            return Err(StoreError::Missing(path.into()));
-        }
-        let connection = match open_for_reading(path) {
-            Ok(connection) => connection,
-            // On a medium that can't be written there is no place for SQLite's shared memory. A
-            // file without a WAL beside it is whole, and can be read as it is.
-            Err(error) if !wal_beside(path) => {
-                let uri = format!(
-                    "file:{}?immutable=1",
-                    percent_encoding::percent_encode(
-                        path.as_os_str().as_encoded_bytes(),
-                        percent_encoding::NON_ALPHANUMERIC
-                    )
-                );
-                Connection::open_with_flags(
-                    uri,
-                    OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
-                )
-                .map_err(|_| error)?
-            }
-            Err(error) => return Err(error),
-        };
-        check_kind(&connection, path)?;
-        Ok(Reader { connection })
-    }
-
-    /// How many entries are committed.
-    ///
-    /// # Errors
-    /// When the file can't be read.
-    pub fn count(&self) -> Result<u64, StoreError> {
-        self.connection
-            .prepare_cached(
-                "SELECT first + count FROM commits WHERE signatures IS NOT NULL ORDER BY first DESC LIMIT 1",
-            )
-            .and_then(|mut select| select.query_row([], |row| row.get(0)).optional())
-            .map(|count| count.unwrap_or(0))
-            .map_err(failed("count the entries"))
-    }
-
-    /// The committed entry at `sequence`.
-    ///
-    /// # Errors
-    /// When the file can't be read.
-    pub fn line(&self, sequence: Sequence) -> Result<Option<Line>, StoreError> {
-        Ok(self.lines(sequence, Sequence(sequence.0 + 1), usize::MAX)?.pop())
-    }
-
-    /// Committed entries from `from` up to but not including `to`, in order, stopping after the
-    /// one with which their bytes reach `max_bytes`.
-    ///
-    /// # Errors
-    /// When the file can't be read or an entry that should be there is not.
-    pub fn lines(&self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Line>, StoreError> {
-        let doing = "read entries";
-        let mut lines = Vec::new();
-        if from >= to {
-            return Ok(lines);
-        }
-        let mut commits = self
-            .connection
-            .prepare_cached(
-                "SELECT first, count, signatures FROM commits \
-                 WHERE first >= coalesce((SELECT max(first) FROM commits WHERE first <= ?1), ?1) \
-                 AND first < ?2 AND signatures IS NOT NULL ORDER BY first",
-            )
-            .map_err(failed(doing))?;
-        let mut commits = commits.query([from.0, to.0]).map_err(failed(doing))?;
-        let mut bodies = self
-            .connection
-            .prepare_cached(
-                "SELECT sequence, signature_at, body, caller, content FROM entries \
-                 WHERE sequence >= ?1 AND sequence < ?2 ORDER BY sequence",
-            )
-            .map_err(failed(doing))?;
-        let mut total = 0;
-        let mut next = from.0;
-        while let Some(commit) = commits.next().map_err(failed(doing))? {
-            let (first, count): (u64, u64) =
-                (commit.get(0).map_err(failed(doing))?, commit.get(1).map_err(failed(doing))?);
-            let signatures = commit.get_ref(2).map_err(failed(doing))?;
-            let signatures = signatures.as_blob().map_err(|e| StoreError::Damaged(e.to_string()))?;
-            let end = (first + count).min(to.0);
-            let mut rows = bodies.query([next.max(first), end]).map_err(failed(doing))?;
-            while let Some(row) = rows.next().map_err(failed(doing))? {
-                let line = line_of(row, first, signatures).map_err(|error| match error {
-                    StoreError::Damaged(what) => StoreError::Damaged(format!("entry {next}: {what}")),
-                    other => other,
-                })?;
-                if line.sequence.0 != next {
-                    return Err(StoreError::Damaged(format!("entry {next} is missing")));
-                }
-                next += 1;
-                total += line.bytes.len();
-                lines.push(line);
-                if total >= max_bytes {
-                    return Ok(lines);
-                }
-            }
-            if next < end {
-                return Err(StoreError::Damaged(format!("entry {next} is missing")));
-            }
-        }
-        Ok(lines)
-    }
-
-    /// Bytes of the sealed lines of the entries before `end`, each with its line feed. `end` must
-    /// not be over the count.
-    ///
-    /// # Errors
-    /// When the file can't be read.
-    pub fn bytes_before(&self, end: Sequence) -> Result<u64, StoreError> {
-        if end.0 == 0 {
-            return Ok(0);
-        }
-        let last = end.0 - 1;
-        let (first, whole_end, whole): (u64, u64, u64) = self
-            .connection
-            .prepare_cached(
-                "SELECT first, first + count, bytes FROM commits WHERE first <= ?1 ORDER BY first DESC LIMIT 1",
-            )
-            .and_then(|mut s| s.query_row([last], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))))
-            .map_err(failed("measure entries"))?;
-        if whole_end == end.0 {
-            return Ok(whole);
-        }
-        let before: Option<u64> = self
-            .connection
-            .prepare_cached("SELECT bytes FROM commits WHERE first < ?1 ORDER BY first DESC LIMIT 1")
-            .and_then(|mut s| s.query_row([first], |row| row.get(0)).optional())
-            .map_err(failed("measure entries"))?;
-        let rest = self.lines(Sequence(first), end, usize::MAX)?;
-        Ok(before.unwrap_or(0) + rest.iter().map(|line| line.bytes.len() as u64 + 1).sum::<u64>())
-    }
-
-    /// What the next entry follows: the last committed entry, or the head of an empty ledger.
-    ///
-    /// # Errors
-    /// When the file can't be read or the last entry is not one.
-    pub fn head(&self) -> Result<Head, StoreError> {
-        let count = self.count()?;
-        let Some(last) = count.checked_sub(1) else { return Ok(Head::EMPTY) };
-        let line = self
-            .line(Sequence(last))?
-            .ok_or_else(|| StoreError::Damaged(format!("entry {last} is missing")))?;
-        let decoded = canonical::decode(&line.bytes)
-            .map_err(|fault| StoreError::Damaged(format!("entry {last}: {fault}")))?;
-        Ok(Head::after(&decoded.entry))
-    }
-
-    /// Moves what is in the WAL into the file, as far as no reader is in the way.
-    ///
-    /// # Errors
-    /// When the file can't be written.
-    pub fn checkpoint(&self) -> Result<(), StoreError> {
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-            .map_err(failed("checkpoint the WAL"))
-    }
-}
-
-fn wal_beside(path: &Path) -> bool {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    Path::new(&wal).exists()
-}
-
-fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
-    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        .or_else(|_| open(path, OpenFlags::SQLITE_OPEN_READ_ONLY))?;
-    connection
-        .execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-2048;")
-        .map_err(failed("open the ledger for reading"))?;
-    connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-        .map_err(failed("open the ledger for reading"))?;
-    Ok(connection)
-}
-
-fn line_of(row: &rusqlite::Row<'_>, first: u64, signatures: &[u8]) -> Result<Line, StoreError> {
-    let get = failed("read an entry");
-    let sequence: u64 = row.get(0).map_err(&get)?;
-    let signature_at: usize = row.get(1).map_err(&get)?;
-    let body = row.get_ref(2).map_err(&get)?;
-    let body = body.as_blob().map_err(|e| StoreError::Damaged(e.to_string()))?;
-    let caller: Option<u32> = row.get(3).map_err(&get)?;
-    let content: Option<[u8; 32]> = row.get(4).map_err(&get)?;
-    let at = usize::try_from(sequence - first).unwrap_or(usize::MAX).saturating_mul(Signature::BYTES);
-    let signature = signatures
-        .get(at..at.saturating_add(Signature::BYTES))
-        .and_then(Signature::from_stored)
-        .ok_or_else(|| StoreError::Damaged("its signature is not one".into()))?;
-    if signature_at > body.len() {
-        return Err(StoreError::Damaged("its body is cut".into()));
-    }
-    let mut hex = Vec::with_capacity(canonical::MAX_SIGNATURE_HEX);
-    signature.write_hex_der(&mut hex);
-    Ok(Line {
-        sequence: Sequence(sequence),
-        bytes: canonical::seal(body, signature_at, &hex),
-        idempotency: caller.zip(content.map(Digest)),
-    })
 }
 
 #[cfg(test)]
@@ -772,6 +615,8 @@ mod tests {
         _dir: tempfile::TempDir,
         path: PathBuf,
         head: Head,
+        edge: Edge,
+        algorithm: SignatureAlgorithm,
     }
 
     impl Ledger {
@@ -779,7 +624,8 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             let path = dir.path().join("ledger.db");
             let store = Store::create(&path).expect("created");
-            (Ledger { _dir: dir, path, head: Head::EMPTY }, store)
+            let algorithm = SignatureAlgorithm::EntryP256;
+            (Ledger { _dir: dir, path, head: Head::EMPTY, edge: Edge::new(), algorithm }, store)
         }
 
         /// Makes the next `count` entries, of about `bytes` each.
@@ -793,11 +639,28 @@ mod tests {
                 let id = EntryId(*uuid::Uuid::new_v4().as_bytes());
                 let admitted = policy.own(EventType::Action, EventCategory::Normal, "test", payload, id);
                 let now = Timestamp::from_micros(1_000_000);
-                let entry = self.head.extend(admitted.view(), now, SignatureAlgorithm::EntryP256, KEY);
+                let entry = self.head.extend(admitted.view(), now, self.algorithm, KEY);
                 Reserved { entry, idempotency: None }
             };
-            let entries = (0..count).map(|_| entry()).collect();
-            Reservation { first, key: KEY, algorithm: SignatureAlgorithm::EntryP256, entries }
+            let entries: Vec<Reserved> = (0..count).map(|_| entry()).collect();
+            let tiles = self.edge.extend(entries.iter().map(|reserved| reserved.entry.hash())).expect("room");
+            let checkpoint = match self.algorithm {
+                SignatureAlgorithm::EntryP256 => None,
+                SignatureAlgorithm::TreeP256 => Some(self.checkpoint()),
+            };
+            Reservation { first, key: KEY, algorithm: self.algorithm, entries, tiles, checkpoint }
+        }
+
+        fn checkpoint(&self) -> Checkpoint {
+            Checkpoint::new("test.example/ledger", self.edge.root()).expect("an origin")
+        }
+
+        /// Reserves and commits.
+        fn append(&mut self, store: &mut Store, count: usize) {
+            let reservation = self.reservation(count, 10);
+            let signed = reservation.signables().len();
+            assert!(store.write(None, Some(&reservation)).1.is_ok());
+            assert!(store.write(Some((reservation, signatures(signed))), None).1.is_ok());
         }
 
         fn count(&self) -> u64 {
@@ -888,14 +751,19 @@ mod tests {
         assert!(store.write(None, Some(&reservation)).1.is_ok());
         for next in [None, Some(ledger.reservation(1, 10))] {
             leave_room_for(&store, 0);
-            let again = Reservation { entries: clone(&reservation), ..reservation };
+            let again = Reservation {
+                entries: clone(&reservation),
+                tiles: reservation.tiles.clone(),
+                checkpoint: None,
+                ..reservation
+            };
             let (committed, result) = store.write(Some((again, signatures(1_000))), next.as_ref());
             assert!(committed.is_none());
             // Not `Full`, which would say that all is as before: the daemon must stop.
             assert!(matches!(result, Err(StoreError::Sqlite { .. })), "{result:?}");
         }
         drop(store);
-        let mut store = Store::open(&ledger.path).expect("opened");
+        let mut store = Store::open(&ledger.path, &mut |_, _| {}).expect("opened");
         let unfinished = store.unfinished(Head::EMPTY).expect("whole").expect("reserved");
         assert_eq!((unfinished.first, &unfinished.hashes), (Sequence(0), &hashes));
         assert_eq!((unfinished.key, unfinished.mode.as_str()), (KEY, "each"));
@@ -930,37 +798,149 @@ mod tests {
     }
 
     #[test]
-    fn one_store_at_a_time_and_never_over_another() {
-        let (ledger, store) = Ledger::new();
-        assert!(matches!(Store::open(&ledger.path), Err(StoreError::Locked(_))));
-        assert!(matches!(Store::create(&ledger.path), Err(StoreError::Locked(_))));
+    fn the_tree_that_is_read_is_the_one_that_was_written() {
+        let (mut ledger, mut store) = Ledger::new();
+        let reader = Reader::open(&ledger.path).expect("opened");
+        let mut roots = vec![Edge::new().root()];
+        for commit in [1, 2, 200, 52, 1, 1, 300, 255, 256, 257] {
+            ledger.append(&mut store, commit);
+            roots.push(ledger.edge.root());
+        }
+        // What is reserved beyond what is committed does not show.
+        assert!(store.write(None, Some(&ledger.reservation(300, 10))).1.is_ok());
+        let count = reader.count().expect("readable");
+        assert!(reader.tree(count + 1).is_err());
+        let mut tree = reader.tree(count).expect("there");
+        for root in &roots {
+            assert_eq!(tree.root(root.size).expect("readable"), *root);
+            let path = tree.consistency(root.size, roots[roots.len() - 1].size).expect("readable");
+            let checked = crate::ledger::merkle::verify_consistency(root, &roots[roots.len() - 1], &path);
+            assert_eq!(checked, Ok(()));
+        }
+        let edge = tree.edge().expect("readable");
+        assert_eq!(edge.root(), roots[roots.len() - 1]);
         drop(store);
-        assert!(matches!(Store::create(&ledger.path), Err(StoreError::Exists(_))));
-        assert!(Store::open(&ledger.path).is_ok());
-        assert!(matches!(Store::open(&ledger.path.with_extension("none")), Err(StoreError::Missing(_))));
+        let mut store = Store::open(&ledger.path, &mut |_, _| {}).expect("opened");
+        let head = reader.head().expect("readable");
+        let unfinished = store.unfinished(head).expect("whole").expect("reserved");
+        let mut edge = edge;
+        let signables = unfinished.signables(&mut edge).expect("the same tree");
+        assert_eq!((signables.len(), edge.root()), (300, ledger.edge.root()));
+        store.finish(&unfinished, &signatures(300)).expect("finished");
+        assert_eq!(reader.tree(count + 300).expect("there").edge().expect("readable").root(), edge.root());
     }
 
     #[test]
-    fn a_migration_is_done_whole_or_not_at_all_and_goes_on_where_it_stopped() {
-        let mut connection = Connection::open_in_memory().expect("opened");
-        connection.execute_batch("CREATE TABLE t (a); PRAGMA user_version=1;").expect("made");
-        let version = |connection: &Connection| -> i32 {
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a number")
+    fn in_mode_commit_all_entries_have_the_signature_of_their_checkpoint() {
+        let (mut ledger, mut store) = Ledger::new();
+        ledger.append(&mut store, 3);
+        ledger.algorithm = SignatureAlgorithm::TreeP256;
+        ledger.append(&mut store, 5);
+        ledger.append(&mut store, 1);
+        let reader = Reader::open(&ledger.path).expect("opened");
+        assert_eq!(reader.mode().expect("readable"), Some(SignatureAlgorithm::TreeP256));
+        let lines = reader.lines(Sequence(0), Sequence(9), usize::MAX).expect("readable");
+        assert_eq!(lines.len(), 9);
+        let sized = |sequence| {
+            let note = reader.note_over(Sequence(sequence)).expect("readable");
+            note.map(|note| note.checkpoint().root().size.leaves())
         };
-        let good = "ALTER TABLE t ADD b DEFAULT 2;";
-        let broken = "INSERT INTO t (a) VALUES (1); INSERT INTO nowhere VALUES (1);";
-        let mended = "INSERT INTO t (a) VALUES (1);";
+        // The first three have no checkpoint of their own, so theirs is the next one.
+        assert_eq!([0, 2, 3, 7, 8, 9].map(sized), [Some(8), Some(8), Some(8), Some(8), Some(9), None]);
+        let newest = reader.newest_note().expect("readable").expect("there");
+        assert_eq!(*newest.checkpoint(), ledger.checkpoint());
+        let mut sizes = Vec::new();
+        for (from, to) in [(0, 9), (0, 3), (2, 4), (7, 8), (8, 9), (9, 9)] {
+            let mut these = Vec::new();
+            reader
+                .notes_of(Sequence(from), Sequence(to), |note| {
+                    these.push(note.checkpoint().root().size.leaves());
+                    Ok(())
+                })
+                .expect("readable");
+            sizes.push(these);
+        }
+        let none: Vec<u64> = Vec::new();
+        assert_eq!(sizes, [vec![8, 9], none.clone(), vec![8], vec![8], vec![9], none]);
 
-        assert!(migrate(&mut connection, 1, &[good, broken]).is_err());
-        assert_eq!(version(&connection), 2);
-        let rows = |connection: &Connection| -> i64 {
-            connection.query_row("SELECT count(b) FROM t", [], |row| row.get(0)).expect("a number")
+        // After a crash the checkpoint that was reserved is the one that gets signed.
+        assert!(store.write(None, Some(&ledger.reservation(4, 10))).1.is_ok());
+        let unfinished =
+            store.unfinished(reader.head().expect("readable")).expect("whole").expect("reserved");
+        let mut edge = reader.tree(9).expect("there").edge().expect("readable");
+        let signables = unfinished.signables(&mut edge).expect("the same tree");
+        assert_eq!(signables, [Signable::Checkpoint(ledger.checkpoint())]);
+        let mut other = Edge::new();
+        assert!(matches!(unfinished.signables(&mut other), Err(StoreError::Damaged(_))));
+        store.finish(&unfinished, &signatures(1)).expect("finished");
+        assert_eq!(sized(9), Some(13));
+        let bytes: usize = reader
+            .lines(Sequence(0), Sequence(13), usize::MAX)
+            .expect("readable")
+            .iter()
+            .map(|line| line.bytes.len() + 1)
+            .sum();
+        assert_eq!(reader.bytes_before(Sequence(13)).expect("readable"), bytes as u64);
+    }
+
+    #[test]
+    fn a_checkpoint_alone_belongs_to_the_last_commit_and_there_is_one_of_a_size() {
+        let (mut ledger, mut store) = Ledger::new();
+        ledger.append(&mut store, 3);
+        let alone = |ledger: &Ledger| Reservation {
+            entries: Vec::new(),
+            tiles: Vec::new(),
+            checkpoint: Some(ledger.checkpoint()),
+            first: ledger.head.next,
+            key: KEY,
+            algorithm: ledger.algorithm,
         };
-        assert_eq!(rows(&connection), 0);
-        migrate(&mut connection, 2, &[good, mended]).expect("migrated");
-        assert_eq!((version(&connection), rows(&connection)), (3, 1));
-        migrate(&mut connection, 3, &[good, mended]).expect("nothing to do");
-        assert_eq!((version(&connection), rows(&connection)), (3, 1));
-        assert!(matches!(migrate(&mut connection, 0, &[good]), Err(StoreError::Damaged(_))));
+        let (committed, result) = store.write(Some((alone(&ledger), signatures(1))), None);
+        assert!(result.is_ok());
+        let note = committed.and_then(|committed| committed.note()).expect("noted");
+        let reader = Reader::open(&ledger.path).expect("opened");
+        assert_eq!(reader.newest_note().expect("readable"), Some(note));
+        assert!(store.write(Some((alone(&ledger), signatures(1))), None).1.is_err());
+        ledger.append(&mut store, 1);
+        let stale = Reservation { first: Sequence(3), ..alone(&ledger) };
+        assert!(store.write(Some((stale, signatures(1))), None).1.is_err());
+    }
+
+    #[test]
+    fn a_ledger_without_a_tree_gets_one() {
+        let (mut ledger, mut store) = Ledger::new();
+        for count in [1, 700, 3] {
+            ledger.append(&mut store, count);
+        }
+        store
+            .connection
+            .execute_batch(
+                "DROP TABLE tiles; DROP INDEX checkpoints; ALTER TABLE commits DROP COLUMN checkpoint; \
+                 ALTER TABLE commits DROP COLUMN checkpoint_signature; PRAGMA user_version=1;",
+            )
+            .expect("version 1");
+        drop(store);
+        let mut heard = Vec::new();
+        let mut store = Store::open(&ledger.path, &mut |done, of| heard.push((done, of))).expect("migrated");
+        assert_eq!(heard, [(704, 704)]);
+        let reader = Reader::open(&ledger.path).expect("opened");
+        assert_eq!(reader.tree(704).expect("there").edge().expect("readable").root(), ledger.edge.root());
+        assert_eq!(reader.newest_note().expect("readable"), None);
+        ledger.append(&mut store, 300);
+        assert_eq!(reader.tree(1_004).expect("there").edge().expect("readable").root(), ledger.edge.root());
+    }
+
+    #[test]
+    fn one_store_at_a_time_and_never_over_another() {
+        let (ledger, store) = Ledger::new();
+        assert!(matches!(Store::open(&ledger.path, &mut |_, _| {}), Err(StoreError::Locked(_))));
+        assert!(matches!(Store::create(&ledger.path), Err(StoreError::Locked(_))));
+        drop(store);
+        assert!(matches!(Store::create(&ledger.path), Err(StoreError::Exists(_))));
+        assert!(Store::open(&ledger.path, &mut |_, _| {}).is_ok());
+        assert!(matches!(
+            Store::open(&ledger.path.with_extension("none"), &mut |_, _| {}),
+            Err(StoreError::Missing(_))
+        ));
     }
 }
