@@ -146,8 +146,8 @@ pub struct Gauges {
     pub committed: AtomicU64,
     /// Entries submitted and not answered.
     pub queued: AtomicU64,
-    /// Microseconds that one entry took lately, from the time between commits.
-    micros_per_entry: AtomicU64,
+    /// Nanoseconds that one entry takes while many wait.
+    nanos_per_entry: AtomicU64,
     /// Entries committed since the start.
     pub appended: AtomicU64,
     /// Whether no more entries are taken.
@@ -279,8 +279,8 @@ impl Sequencer {
 
     /// Seconds after which to try again, if what waits already would take too long.
     fn too_long(&self, queued: u64) -> Option<u64> {
-        let micros = queued.saturating_mul(self.gauges.micros_per_entry.load(Ordering::Relaxed));
-        let expected = Duration::from_micros(micros);
+        let nanos = queued.saturating_mul(self.gauges.nanos_per_entry.load(Ordering::Relaxed));
+        let expected = Duration::from_nanos(nanos);
         let full = queued >= QUEUE_ENTRIES || expected > self.queue_wait;
         full.then(|| (expected.as_secs() / 2).clamp(1, 60))
     }
@@ -369,6 +369,8 @@ struct Thread {
     pending: HashMap<EntryId, Pending>,
     stop: Option<(String, oneshot::Sender<()>)>,
     last_commit: Instant,
+    /// Seconds of work and entries, of lately.
+    pace: (f64, f64),
     clock: Clock,
     disk: Disk,
     sealed_since_start: u64,
@@ -393,6 +395,7 @@ impl Thread {
             pending: HashMap::new(),
             stop: None,
             last_commit: Instant::now(),
+            pace: (0.0, 0.0),
             clock: Clock::start(),
             sealed_since_start: 0,
         }
@@ -751,7 +754,7 @@ impl Thread {
             }
         }
         if count > 0 {
-            self.measure(count);
+            self.measure(count, committed.algorithm());
         }
         let outcomes = tickets
             .into_iter()
@@ -762,15 +765,19 @@ impl Thread {
         self.answer(outcomes);
     }
 
-    /// The time an entry takes, smoothed over about four commits, for the expected wait.
-    fn measure(&mut self, entries: u64) {
-        let micros =
-            u64::try_from(self.last_commit.elapsed().as_micros()).unwrap_or(u64::MAX) / entries.max(1);
+    /// The time an entry takes when many wait, of about the last four commits. Sums, because a commit
+    /// of one entry that waited behind a large one says little; and in mode `commit` the time of a
+    /// commit is that of one signature, of which as many entries have their part as can.
+    fn measure(&mut self, entries: u64, algorithm: SignatureAlgorithm) {
+        let entries = match algorithm {
+            SignatureAlgorithm::EntryP256 => entries as f64,
+            SignatureAlgorithm::TreeP256 => self.setup.commit_entries as f64,
+        };
+        let (time, count) = &mut self.pace;
+        *time = *time * 0.75 + self.last_commit.elapsed().as_secs_f64();
+        *count = *count * 0.75 + entries;
         self.last_commit = Instant::now();
-        let old = self.gauges.micros_per_entry.load(Ordering::Relaxed);
-        let new = if old == 0 { micros } else { (3 * old + micros) / 4 };
-        // Idle time between commits is not work: an entry is not expected to take over a second.
-        self.gauges.micros_per_entry.store(new.min(1_000_000), Ordering::Relaxed);
+        self.gauges.nanos_per_entry.store((*time / *count * 1e9) as u64, Ordering::Relaxed);
     }
 
     fn sign(&mut self, batch: Batch) {

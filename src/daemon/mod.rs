@@ -81,6 +81,7 @@ impl Fault {
             | Fault::OtherKey { .. }
             | Fault::OtherReservation { .. }
             | Fault::Tail(_) => OPERATOR_NEEDED,
+            Fault::Index(IndexError::Ahead { .. }) => OPERATOR_NEEDED,
             Fault::Token(error) if error.needs_operator() => OPERATOR_NEEDED,
             Fault::Store(error) | Fault::Index(IndexError::Store(error)) if needs_operator(error) => {
                 OPERATOR_NEEDED
@@ -130,6 +131,11 @@ impl Fault {
                     .into()
             }
             Fault::Store(StoreError::Locked(_)) => "is the daemon running already?".into(),
+            Fault::Index(IndexError::Ahead { index, .. }) => format!(
+                "the ledger's tail was cut, or an older copy or another ledger was put in its place: find the newest one \
+                 before anything is appended. Only if you know that the ledger is right and the index is not, remove {}",
+                index.display()
+            ),
             Fault::Tail(_)
             | Fault::Store(StoreError::Damaged(_))
             | Fault::Index(IndexError::Store(StoreError::Damaged(_))) => {

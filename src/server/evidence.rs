@@ -27,6 +27,8 @@ use crate::store::Reader;
 /// a client that reads slowly holds 256 KiB.
 const PIECE_BYTES: usize = 64 << 10;
 const PIECES: usize = 4;
+/// Exports at once: each has a thread, and with its connection to the ledger about 4 MiB.
+pub(super) const EXPORTS: usize = 4;
 
 /// `GET /v1/export`.
 pub(super) async fn export(
@@ -37,6 +39,9 @@ pub(super) async fn export(
     let result = async {
         service.check_read(&peer)?;
         let (from, to) = parse_range(&parameters)?;
+        let permit = service.exports.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(Code::MemoryBudget, format!("{EXPORTS} exports are under way already"))
+        })?;
         let (ledger, writer, receiver) = (service.ledger.clone(), service.clone(), mpsc::channel(PIECES));
         let (sender, receiver) = (receiver.0, receiver.1);
         let (reader, from, to, bytes) = tokio::task::spawn_blocking(move || measure(&ledger, from, to))
@@ -47,6 +52,7 @@ pub(super) async fn export(
         std::thread::Builder::new()
             .name("export".into())
             .spawn(move || {
+                let _permit = permit;
                 if let Err(error) = write(&writer, &reader, from..to, bytes, &sender) {
                     tracing::warn!(%error, "an export broke off");
                     // The client must not take what it has for the whole.

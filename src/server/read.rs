@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::append::{leased, take_memory};
 use super::problem::Problem;
 use super::service::{Service, internal};
 use crate::caller::Peer;
@@ -34,6 +35,8 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 /// A page ends with the entry that brings it to this many bytes.
 const PAGE_BYTES: usize = 1 << 20;
+/// By how much that entry may overshoot, as entries are by default.
+const MAX_OVERSHOOT: usize = 64 << 10;
 /// How long a measurement may take.
 const MAX_BENCH_SECONDS: u64 = 60;
 
@@ -53,10 +56,13 @@ pub(super) async fn entry(
         service.check_read(&peer)?;
         // What is not UTF-8 behind its percent signs names no entry.
         let Path(reference) = reference.map_err(|_| no_reference())?;
-        service.read(move |service, reader| find(service, reader, &reference)).await
+        let line = service.read(move |service, reader| find(service, reader, &reference)).await?;
+        // One at a time is read by each of a few threads; what waits to be sent is counted.
+        let lease = take_memory(&service, peer.uid, line.len()).await?;
+        Ok(leased(StatusCode::OK, line, lease))
     };
     let result = result.await;
-    service.answer(result.map(json_answer))
+    service.answer(result)
 }
 
 pub(super) fn find(service: &Service, reader: &Reader, reference: &str) -> Result<Vec<u8>, Problem> {
@@ -92,10 +98,13 @@ pub(super) async fn list(
     let result = async {
         service.check_read(&peer)?;
         let filter = parse_filter(&parameters)?;
-        service.read(move |service, reader| page(service, reader, &filter)).await
+        let mut lease = take_memory(&service, peer.uid, PAGE_BYTES + MAX_OVERSHOOT).await?;
+        let page = service.read(move |service, reader| page(service, reader, &filter)).await?;
+        lease.shrink((PAGE_BYTES + MAX_OVERSHOOT).saturating_sub(page.len()));
+        Ok(leased(StatusCode::OK, page, lease))
     };
     let result = result.await;
-    service.answer(result.map(json_answer))
+    service.answer(result)
 }
 
 fn page(service: &Service, reader: &Reader, filter: &Filter) -> Result<Vec<u8>, Problem> {

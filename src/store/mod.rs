@@ -150,6 +150,12 @@ impl Committed {
         self.reservation.end()
     }
 
+    /// How its entries are signed.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        self.reservation.algorithm
+    }
+
     /// The signed checkpoint with which this commit ends, if it has one.
     #[must_use]
     pub fn note(&self) -> Option<Note> {
@@ -530,11 +536,12 @@ fn commit_in(
     let (text, signature) =
         (beside.map(|(checkpoint, _)| checkpoint.text()), beside.map(|(_, signature)| signature.as_bytes()));
     if count == 0 {
-        // A tree has one note: the last commit must be whole, end with this tree, and have none.
+        // A tree has one note: the commit that ends with it must be whole and have none. The next
+        // one may be reserved already.
         let changed = transaction
             .prepare_cached(
                 "UPDATE commits SET checkpoint=?2, checkpoint_signature=?3 \
-                 WHERE first=(SELECT max(first) FROM commits) AND first + count = ?1 \
+                 WHERE first=(SELECT max(first) FROM commits WHERE first < ?1) AND first + count = ?1 \
                  AND signatures IS NOT NULL AND checkpoint IS NULL",
             )
             .and_then(|mut update| update.execute(params![reservation.first.0, text, signature]))
@@ -901,7 +908,13 @@ mod tests {
         let reader = Reader::open(&ledger.path).expect("opened");
         assert_eq!(reader.newest_note().expect("readable"), Some(note));
         assert!(store.write(Some((alone(&ledger), signatures(1))), None).1.is_err());
-        ledger.append(&mut store, 1);
+        // The next commit may be reserved meanwhile.
+        ledger.append(&mut store, 2);
+        let late = alone(&ledger);
+        assert!(store.write(None, Some(&ledger.reservation(1, 10))).1.is_ok());
+        assert!(store.write(Some((late, signatures(1))), None).1.is_ok());
+        let newest = reader.newest_note().expect("readable").expect("there");
+        assert_eq!(newest.checkpoint().root().size.leaves(), 5);
         let stale = Reservation { first: Sequence(3), ..alone(&ledger) };
         assert!(store.write(Some((stale, signatures(1))), None).1.is_err());
     }
