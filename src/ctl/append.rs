@@ -50,6 +50,9 @@ struct Sealed<'a> {
 
 async fn one(socket: &Path, event: Vec<u8>, args: &Append) -> Result<Outcome, Failure> {
     let doing = "append the event";
+    if let Some(file) = args.receipt.as_ref().filter(|file| file.symlink_metadata().is_ok()) {
+        return Err(Failure::Usage(format!("{} exists: nothing was appended", file.display())));
+    }
     let mut client = connect(socket, doing).await?;
     let (appended, receipt) = match &args.receipt {
         None => (client.append(event.into()).await.map_err(Failure::daemon(doing))?, None),
@@ -60,8 +63,9 @@ async fn one(socket: &Path, event: Vec<u8>, args: &Append) -> Result<Outcome, Fa
     match (&args.receipt, receipt) {
         (Some(file), Some(receipt)) => write_receipt(file, receipt.as_bytes())?,
         (Some(_), None) => {
+            // Not the code of a refusal, nor the one that says to try again: the entry is there.
             let what = "the entry is sealed, but there is no receipt yet: `attestctl proof` gets it later";
-            return Err(Failure::Check(what.into()));
+            return Err(Failure::Usage(what.into()));
         }
         (None, _) => {}
     }
