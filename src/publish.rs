@@ -241,16 +241,18 @@ pub fn unexpected(dir: &Path, size: TreeSize, visit: &mut dyn FnMut(&str)) -> io
 /// When it can't be read, or is something else than a regular file.
 pub fn read(dir: &Path, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
     let path = dir.join(path);
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+    let opened = path.symlink_metadata().and_then(|metadata| match metadata.is_file() {
+        true => File::open(path),
         // A pipe would be waited for, for ever.
-        Ok(metadata) if !metadata.is_file() => {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-        }
-        result => result.map(drop)?,
-    }
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    });
+    let file = match opened {
+        // Also when it went between the two: its full tile is there then.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result?,
+    };
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 
@@ -274,9 +276,8 @@ where
     F: FnMut(&str, usize) -> Result<Option<Vec<u8>>, E>,
 {
     fn open(trust: Trust<'_>, mut fetch: F) -> Result<Self, TreeFault<E>> {
-        let note = trusted_note(trust, &mut fetch)?;
-        let note = note.ok_or_else(|| TreeFault::Missing { path: CHECKPOINT.into() })?;
-        let key = note.verify(trust.keys)?.key.id();
+        let trusted = trusted_note(trust, &mut fetch)?;
+        let (note, key) = trusted.ok_or_else(|| TreeFault::Missing { path: CHECKPOINT.into() })?;
         let mut tree = Believed { fetch, note, key, edge: Vec::new(), last: Vec::new() };
         let root = tree.root();
         for tile in Tile::partials(root.size) {
@@ -331,30 +332,34 @@ where
     /// The file at `path`, with `each` bytes for each hash of `tile`. Of a partial tile that has
     /// been filled and removed since, the beginning of the full one.
     fn fetch(&mut self, tile: Tile, path: &str, each: usize) -> Result<Vec<u8>, TreeFault<E>> {
-        let failed = |path: &str| {
-            let path = path.to_owned();
-            |source| TreeFault::Read { path, source }
-        };
-        let mut expected = usize::from(tile.width()) * each;
-        let mut found = (self.fetch)(path, expected).map_err(failed(path))?;
-        if let (None, Some((full, _))) = (&found, path.split_once(".p/")) {
-            expected = usize::from(Tile::FULL) * each;
-            found = (self.fetch)(full, expected).map_err(failed(full))?;
+        let width = usize::from(tile.width()) * each;
+        if let Some(bytes) = self.exactly(path, width)? {
+            return Ok(bytes);
         }
-        let mut bytes = found.ok_or_else(|| TreeFault::Missing { path: path.to_owned() })?;
-        if bytes.len() != expected {
-            return Err(TreeFault::Length { path: path.to_owned(), expected, found: bytes.len() });
-        }
-        bytes.truncate(usize::from(tile.width()) * each);
+        let full = path.split_once(".p/").map(|(full, _)| self.exactly(full, usize::from(Tile::FULL) * each));
+        let mut bytes =
+            full.transpose()?.flatten().ok_or_else(|| TreeFault::Missing { path: path.into() })?;
+        bytes.truncate(width);
         Ok(bytes)
+    }
+
+    /// The file at `path`, if it is there, and then of that length.
+    fn exactly(&mut self, path: &str, expected: usize) -> Result<Option<Vec<u8>>, TreeFault<E>> {
+        match (self.fetch)(path, expected) {
+            Err(source) => Err(TreeFault::Read { path: path.to_owned(), source }),
+            Ok(Some(bytes)) if bytes.len() != expected => {
+                Err(TreeFault::Length { path: path.to_owned(), expected, found: bytes.len() })
+            }
+            Ok(found) => Ok(found),
+        }
     }
 }
 
-/// The checkpoint, where there is one: signed by a trusted key, of the trusted ledger.
+/// The checkpoint, where there is one, and the trusted key that signed it.
 fn trusted_note<E>(
     trust: Trust<'_>,
     fetch: &mut impl FnMut(&str, usize) -> Result<Option<Vec<u8>>, E>,
-) -> Result<Option<Note>, TreeFault<E>> {
+) -> Result<Option<(Note, KeyId)>, TreeFault<E>> {
     let read = fetch(CHECKPOINT, MAX_NOTE_BYTES);
     let bytes = read.map_err(|source| TreeFault::Read { path: CHECKPOINT.into(), source })?;
     let Some(bytes) = bytes else { return Ok(None) };
@@ -363,8 +368,8 @@ fn trusted_note<E>(
     if let Some(expected) = trust.origin.filter(|expected| *expected != found) {
         return Err(TreeFault::Origin { expected: expected.into(), found: found.into() });
     }
-    note.verify(trust.keys)?;
-    Ok(Some(note))
+    let key = note.verify(trust.keys)?.key.id();
+    Ok(Some((note, key)))
 }
 
 /// The hash over a full tile.
@@ -489,7 +494,7 @@ impl Publisher {
     /// The tree that is published.
     fn published<E>(&self, trust: Trust<'_>) -> Result<Root, PublishError<E>> {
         match trusted_note(trust, &mut |path, limit| read(&self.dir, path, limit)) {
-            Ok(note) => Ok(note.map_or(Root::EMPTY, |note| note.checkpoint().root())),
+            Ok(trusted) => Ok(trusted.map_or(Root::EMPTY, |(note, _)| note.checkpoint().root())),
             Err(TreeFault::Read { path, source }) if source.kind() == io::ErrorKind::InvalidInput => {
                 Err(PublishError::InTheWay { path })
             }

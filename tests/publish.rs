@@ -97,11 +97,32 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// A static web server that knows nothing of us.
 struct Web(Child, String);
 
+/// Python's server behind TLS.
+const WITH_TLS: &str = r#"
+import functools, http.server, ssl, sys
+directory, certificate, key = sys.argv[1:]
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=directory)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print("on port", server.server_port, "with TLS")
+server.serve_forever()
+"#;
+
 impl Web {
     fn serve(dir: &Path) -> Self {
-        let mut child = Command::new("python3")
-            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"])
-            .arg(dir)
+        let arguments = ["-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"];
+        Self::start("http", Command::new("python3").arg("-u").args(arguments).arg(dir))
+    }
+
+    fn serve_with_tls(dir: &Path, certificate: &Path, key: &Path) -> Self {
+        let mut command = Command::new("python3");
+        Self::start("https", command.args(["-u", "-c", WITH_TLS]).args([dir, certificate, key]))
+    }
+
+    fn start(scheme: &str, command: &mut Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -110,7 +131,7 @@ impl Web {
         let mut said = BufReader::new(child.stdout.take().expect("piped"));
         said.read_line(&mut line).expect("readable");
         let port = line.split(" port ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a port");
-        let url = format!("http://127.0.0.1:{port}/");
+        let url = format!("{scheme}://127.0.0.1:{port}/");
         Web(child, url)
     }
 }
@@ -202,6 +223,46 @@ fn a_published_tree_is_checked_without_the_daemon() {
     let warned = check(&world, target, &[]);
     ends(&warned, 0);
     assert!(stderr(&warned).contains("index.html does not belong there"), "{}", stderr(&warned));
+    world.audit();
+}
+
+#[test]
+fn https_is_trusted_by_the_systems_certificates() {
+    let world = World::new();
+    let daemon = world.serve();
+    grow(&daemon, 300);
+    let dir = world.dir().join("tree");
+    ends(&publish(&world, &dir), 0);
+    let (certificate, key) = (world.dir().join("tls.pem"), world.dir().join("tls.key"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .args([&key, Path::new("-out"), &certificate])
+        .output()
+        .expect("openssl runs");
+    assert!(made.status.success(), "{}", stderr(&made));
+    let web = Web::serve_with_tls(&dir, &certificate, &key);
+    let check = |trusted: Option<&Path>| {
+        let mut command = world.program(env!("CARGO_BIN_EXE_attestctl"));
+        command.args(["publish", "--check", &web.1, "--key"]).arg(world.dir().join("public-key.pem"));
+        command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE");
+        command.envs(trusted.map(|path| ("SSL_CERT_FILE", path)));
+        command.output().expect("attestctl runs")
+    };
+    ends(&check(Some(&certificate)), 0);
+    ends(&check(None), 2);
+    assert!(daemon.stop().success());
     world.audit();
 }
 

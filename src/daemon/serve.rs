@@ -430,7 +430,7 @@ fn publish_continuously(
     let directory = settings.directory.display();
     let mut publisher = Publisher::new(&settings.directory);
     let mut failing = None;
-    let mut reader = None;
+    let (mut reader, mut done) = (None, None);
     let mut last = false;
     while !last {
         last = stopped.recv_timeout(Duration::from_secs(settings.interval_seconds))
@@ -441,14 +441,16 @@ fn publish_continuously(
             Some(until) => Instant::now() > until,
             None => sequencer.gauges().stopping.load(Ordering::Acquire),
         };
-        match publish_once(ledger, &mut reader, &mut publisher, trust, &stopping) {
-            Ok(Some(published)) if published.files > 0 => {
-                tracing::debug!(entries = published.root.size.leaves(), files = published.files, %directory, "published");
+        match publish_once(ledger, &mut reader, &mut publisher, trust, done, &stopping) {
+            Ok(published) => {
                 if failing.take().is_some() {
                     tracing::info!(%directory, "publishing again");
                 }
+                if let Some(Published { root, files, .. }) = published {
+                    tracing::debug!(entries = root.size.leaves(), files, %directory, "published");
+                    done = Some(root.size);
+                }
             }
-            Ok(_) => failing = None,
             Err(_) if stopping() => {}
             Err(error) if failing.as_ref() == Some(&error) => {}
             Err(error) => {
@@ -459,19 +461,21 @@ fn publish_continuously(
     }
 }
 
-/// `None` when there is no checkpoint yet.
+/// `None` when there is no checkpoint yet, or none but that of the size that is `done`.
 fn publish_once(
     ledger: &Path,
     reader: &mut Option<Reader>,
     publisher: &mut Publisher,
     trust: Trust<'_>,
+    done: Option<TreeSize>,
     stopping: &dyn Fn() -> bool,
 ) -> Result<Option<Published>, String> {
     if reader.is_none() {
         *reader = Some(Reader::open(ledger).map_err(|error| error.to_string())?);
     }
     let Some(reader) = reader else { return Ok(None) };
-    if reader.newest_note().map_err(|error| error.to_string())?.is_none() {
+    let newest = reader.newest_note().map_err(|error| error.to_string())?;
+    if newest.is_none_or(|note| Some(note.checkpoint().root().size) == done) {
         return Ok(None);
     }
     let fetch = |path: &str, _| {
