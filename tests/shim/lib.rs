@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! delay C_Sign 71ms serial           it takes so long; `serial`: one at a time over all sessions
-//! return C_Sign CKR_DEVICE_ERROR     it fails, by name or number, without reaching the module
+//! return C_Sign CKR_DEVICE_ERROR     it fails, by name or number, and the module hears nothing
 //! return C_Login 0xa0 count 1        the first time only, counted from when the line was read
 //! hang C_Sign                        it does not come back while the line is there
 //! signature short                    what C_Sign gives: short, garbage or other-key; also with count
@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Any function can be named. Of `C_Sign` only the calls that sign are meant, not those that ask
-//! for a length. A line that makes no sense ends the process: a test that injects no fault would
+//! for a length; one that is to fail is passed on all the same and its signature thrown away, since
+//! an operation is over after an error. A line that makes no sense ends the process: a test that injects no fault would
 //! show nothing.
 
 #![allow(unsafe_code, reason = "a PKCS#11 module is C functions that are given pointers")]
@@ -161,6 +162,11 @@ unsafe extern "C" fn C_Sign(
     around("C_Sign", || {
         let result = sign();
         let control = shim().control();
+        if let Some((code, left)) = control.faults.get("C_Sign").and_then(|fault| fault.returned.as_ref())
+            && take(left)
+        {
+            return *code;
+        }
         if let (CKR_OK, Some((forgery, left))) = (result, &control.forgery) {
             if take(left) {
                 // SAFETY: a call that succeeded has read the data and written the signature, whose
@@ -186,7 +192,9 @@ fn around(function: &str, call: impl FnOnce() -> CK_RV) -> CK_RV {
     let delay = control.faults.get(function).and_then(|fault| fault.delay);
     let turn = delay.filter(|delay| delay.serial).map(|_| lock(&shim.turn));
     let begun = Instant::now();
-    let returned = control.faults.get(function).and_then(|fault| fault.returned.as_ref());
+    // C_Sign does this itself.
+    let returned = control.faults.get(function).filter(|_| function != "C_Sign");
+    let returned = returned.and_then(|fault| fault.returned.as_ref());
     let result = match returned {
         Some((code, left)) if take(left) => *code,
         _ => call(),
@@ -221,7 +229,9 @@ type Stamp = (i64, i64, u64, u64);
 fn shim() -> &'static Shim {
     static SHIM: OnceLock<Shim> = OnceLock::new();
     SHIM.get_or_init(|| {
-        let module = load(&std::env::var_os("PKCS11_SHIM_MODULE").unwrap_or_else(|| die("PKCS11_SHIM_MODULE is not set")));
+        let module = load(
+            &std::env::var_os("PKCS11_SHIM_MODULE").unwrap_or_else(|| die("PKCS11_SHIM_MODULE is not set")),
+        );
         Shim {
             module,
             functions: functions(module.version),
