@@ -167,16 +167,16 @@ unsafe extern "C" fn C_Sign(
         {
             return *code;
         }
-        if let (CKR_OK, Some((forgery, left))) = (result, &control.forgery) {
-            if take(left) {
-                // SAFETY: a call that succeeded has read the data and written the signature, whose
-                // size it gave.
-                let (data, signature, size) = unsafe {
-                    let signature = std::slice::from_raw_parts_mut(signature, *size as usize);
-                    (std::slice::from_raw_parts(data, length as usize), signature, &mut *size)
-                };
-                forgery.apply(data, signature, size);
-            }
+        if let (CKR_OK, Some((forgery, left))) = (result, &control.forgery)
+            && take(left)
+        {
+            // SAFETY: a call that succeeded has read the data and written the signature, whose
+            // size it gave.
+            let (data, signature, size) = unsafe {
+                let signature = std::slice::from_raw_parts_mut(signature, *size as usize);
+                (std::slice::from_raw_parts(data, length as usize), signature, &mut *size)
+            };
+            forgery.apply(data, signature, size);
         }
         result
     })
