@@ -91,9 +91,7 @@ impl Anchor {
     pub fn write(&self, note: &Note) -> Result<(), AnchorError> {
         match self {
             Anchor::File(path) => write_file(path, note),
-            Anchor::Token { pool, label } => {
-                Ok(pool.replace_object(label, Some(note.as_str().as_bytes()))?)
-            }
+            Anchor::Token { pool, label } => Ok(pool.replace_object(label, Some(note.as_str().as_bytes()))?),
         }
     }
 

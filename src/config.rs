@@ -297,12 +297,7 @@ pub struct Anchor {
 
 impl Default for Anchor {
     fn default() -> Self {
-        Anchor {
-            file: PathBuf::new(),
-            file_interval_seconds: 1,
-            token: false,
-            token_interval_seconds: 3600,
-        }
+        Anchor { file: PathBuf::new(), file_interval_seconds: 1, token: false, token_interval_seconds: 3600 }
     }
 }
 

@@ -47,9 +47,8 @@ impl ObjectError {
 pub(super) fn read(connection: &Connection, label: &str) -> Result<Vec<Vec<u8>>, ObjectError> {
     let session = connection.session()?;
     let value = |object| {
-        let read = session
-            .get_attributes(object, &[AttributeType::Value])
-            .map_err(call("read a data object"))?;
+        let read =
+            session.get_attributes(object, &[AttributeType::Value]).map_err(call("read a data object"))?;
         let value = read.into_iter().find_map(|attribute| match attribute {
             Attribute::Value(value) => Some(value),
             _ => None,
@@ -61,11 +60,7 @@ pub(super) fn read(connection: &Connection, label: &str) -> Result<Vec<Vec<u8>>,
 
 /// Makes `value` the only value under `label`; `None` leaves none. The new object is there before the
 /// old ones go, since a token may lose its power at any time, and many let no object be changed.
-pub(super) fn replace(
-    connection: &Connection,
-    label: &str,
-    value: Option<&[u8]>,
-) -> Result<(), ObjectError> {
+pub(super) fn replace(connection: &Connection, label: &str, value: Option<&[u8]>) -> Result<(), ObjectError> {
     let session = connection.writing_session()?;
     let old = find(&session, label)?;
     if let Some(value) = value {
