@@ -45,6 +45,8 @@ pub enum Fault {
     OtherKey { expected: KeyId, found: KeyId },
     #[error("entries from {first} on are reserved for key {key} in mode {mode}, which can't sign them now")]
     OtherReservation { first: u64, key: KeyId, mode: String },
+    #[error("the ledger has no checkpoint yet")]
+    NoCheckpoint,
     #[error("the ledger's last entries do not hold: {}", placed(.0))]
     Tail(crate::audit::Fault),
     #[error("the token: {0}")]
@@ -86,6 +88,7 @@ impl Fault {
                 OPERATOR_NEEDED
             }
             Fault::Exists(_)
+            | Fault::NoCheckpoint
             | Fault::Token(_)
             | Fault::Sign(_)
             | Fault::Store(_)
@@ -128,6 +131,9 @@ impl Fault {
                 "is the token connected, and is token.module the library for it? `pkcs11-tool --module M -L` lists what \
                  a module sees"
                     .into()
+            }
+            Fault::NoCheckpoint => {
+                "start the daemon on it once: it signs one when it starts and when it stops".into()
             }
             Fault::Store(StoreError::Locked(_)) => "is the daemon running already?".into(),
             Fault::Tail(_)

@@ -14,7 +14,7 @@ use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
 use super::offline::{lines, read_genesis};
 use super::{Fault, host, io, token_options};
-use crate::audit::{self, Expectations, TrustedKeys};
+use crate::audit::{self, Before, Expectations, TrustedKeys};
 use crate::config::Config;
 use crate::failpoint;
 use crate::governance::Policy;
@@ -268,6 +268,11 @@ fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
     let from = count.saturating_sub(CHECKED_AT_START);
     let mut expectations = Expectations::trusting(TrustedKeys::only(genesis.key.clone()));
     expectations.after = Some(head_before(reader, from)?);
+    if from > 0 {
+        let size = TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
+        let tree = reader.tree(from)?.frontier(size).map_err(StoreError::from)?;
+        expectations.before = Some(Before { origin: genesis.origin.clone(), tree });
+    }
     expectations.threads = NonZeroUsize::new(2);
     let verdict = audit::audit(lines(reader, Sequence(from), Sequence(count)), &expectations)
         .map_err(io("check the last entries"))?;
