@@ -167,6 +167,80 @@ fn a_flipped_bit_further_back_is_found_by_a_verification() {
 }
 
 #[test]
+fn what_was_changed_is_not_given_out_as_sealed() {
+    let world = with_entries(1_100);
+    let daemon = world.serve();
+    let id = daemon.get("/v1/entries/5").json()["entry_id"].as_str().expect("a string").to_owned();
+    let paths = [
+        "/v1/entries/5".to_owned(),
+        format!("/v1/entries/{id}"),
+        "/v1/entries/5/proof".to_owned(),
+        "/v1/entries?from=0&to=9".to_owned(),
+        "/v1/tile/entries/000".to_owned(),
+    ];
+    let refused = || {
+        for path in &paths {
+            daemon.get(path).problem(500, "internal");
+        }
+        assert!(daemon.log().contains("entry 5"), "{}", daemon.log());
+    };
+    assert!(paths.iter().all(|path| daemon.get(path).status == 200));
+    flip(&world, 5);
+    refused();
+    flip(&world, 5);
+    assert!(paths.iter().all(|path| daemon.get(path).status == 200));
+    // A whole entry, but of another place.
+    tamper(
+        &world,
+        "UPDATE entries SET (body, signature_at) = (SELECT body, signature_at FROM entries WHERE sequence=6) \
+         WHERE sequence=5",
+    );
+    refused();
+    tamper(&world, "UPDATE entries SET body=x'00', signature_at=0 WHERE sequence=5");
+    refused();
+    assert_eq!(daemon.get("/v1/entries/4").status, 200);
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_verification_names_the_entry_that_is_missing() {
+    let world = with_entries(1_200);
+    tamper(&world, "DELETE FROM entries WHERE sequence=100");
+    let output = world.attestd(&["verify", "--json"]);
+    let verdict: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(verdict.to_string().contains("entry 100 is missing"), "{verdict}");
+    assert_eq!((output.status.code(), &verdict["count"]), (Some(1), &100.into()), "{verdict}");
+}
+
+#[test]
+fn entries_and_commits_that_end_apart_are_an_operators_matter() {
+    let world = with_entries(20);
+    let last = "(SELECT max(sequence) FROM entries)";
+    tamper(
+        &world,
+        &format!(
+            "INSERT INTO entries SELECT sequence + 1, signature_at, body, caller, content FROM entries WHERE sequence={last}"
+        ),
+    );
+    refuses_to_start(&world, 78, "the ledger is damaged: its entries end at 24, its commits at 23");
+    tamper(&world, &format!("DELETE FROM entries WHERE sequence={last}"));
+    tamper(&world, "DELETE FROM commits WHERE first=(SELECT max(first) FROM commits)");
+    refuses_to_start(&world, 78, "the ledger is damaged: its entries end at 23, its commits at 22");
+}
+
+#[test]
+fn a_broken_page_or_value_is_an_operators_matter() {
+    let world = with_entries(20);
+    tamper(&world, "PRAGMA wal_checkpoint(TRUNCATE); UPDATE commits SET bytes=-5");
+    refuses_to_start(&world, 78, "the ledger is damaged");
+    tamper(&world, "PRAGMA wal_checkpoint(TRUNCATE)");
+    let mut bytes = std::fs::read(world.ledger()).expect("readable");
+    bytes[8_192..].fill(0x5A);
+    std::fs::write(world.ledger(), bytes).expect("writable");
+    refuses_to_start(&world, 78, "the ledger is damaged");
+}
+
+#[test]
 fn a_missing_index_cannot_be_built_from_a_damaged_ledger() {
     let world = with_entries(1_100);
     let connection = Connection::open(world.ledger()).expect("opened");

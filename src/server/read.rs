@@ -17,7 +17,6 @@ use super::problem::Problem;
 use super::service::{Service, internal};
 use crate::caller::Peer;
 use crate::index::Filter;
-use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, ExecutionStatus, MAX_SEVERITY, Sequence};
 use crate::ledger::json::{self, write_string};
@@ -65,11 +64,13 @@ pub(super) fn find(service: &Service, reader: &Reader, reference: &str) -> Resul
         let sequence = service.index.find(id)?.ok_or_else(not_found)?;
         let line = reader.line(sequence)?.ok_or_else(not_found)?;
         // The index is a copy; the entry itself says whether it is the one.
-        let is_it = canonical::decode(&line.bytes).is_ok_and(|decoded| decoded.entry.entry_id == id);
+        let is_it = line.check()?.entry.entry_id == id;
         return if is_it { Ok(line.bytes) } else { Err(not_found()) };
     }
     let sequence = parse_number(reference).ok_or_else(no_reference)?;
-    Ok(reader.line(Sequence(sequence))?.ok_or_else(not_found)?.bytes)
+    let line = reader.line(Sequence(sequence))?.ok_or_else(not_found)?;
+    line.check()?;
+    Ok(line.bytes)
 }
 
 pub(super) fn no_reference() -> Problem {
@@ -107,12 +108,9 @@ fn page(service: &Service, reader: &Reader, filter: &Filter) -> Result<Vec<u8>, 
     for (index, sequence) in found.sequences.iter().enumerate() {
         let Some(line) = reader.line(*sequence)? else { continue };
         // The index is a copy, not evidence: what it names is held against the signed bytes.
-        match canonical::decode(&line.bytes) {
-            Ok(decoded) if filter.matches(&decoded.entry) => {}
-            _ => {
-                tracing::error!(%sequence, "the index disagrees with the ledger; delete it and restart");
-                continue;
-            }
+        if !filter.matches(&line.check()?.entry) {
+            tracing::error!(%sequence, "the index disagrees with the ledger; delete it and restart");
+            continue;
         }
         if !first {
             out.push(b',');
