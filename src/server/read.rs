@@ -296,13 +296,23 @@ pub(super) async fn readyz(State(service): State<Arc<Service>>) -> Response {
 
 fn readiness(service: &Service) -> Result<(), Problem> {
     let gauges = service.sequencer.gauges();
-    if let Some(fault) = gauges.fault() {
-        return Err(Problem::new(Code::TokenUnavailable, fault));
+    if let Some(code) = gauges.fault_code() {
+        return Err(stopped(code));
     }
     if crate::sequencer::free_bytes(&service.ledger) < service.min_free_bytes {
         return Err(Refused::StorageFull.into());
     }
     service.sequencer.room().map_err(Problem::from)
+}
+
+/// Why nothing is taken any more. Anyone may ask, so what exactly it was is in the log only.
+fn stopped(code: Code) -> Problem {
+    let why = match code {
+        Code::TokenUnavailable => "the token can't sign",
+        Code::StorageFull => "the ledger's disk is full",
+        _ => "something failed",
+    };
+    Problem::new(code, format!("the daemon is stopping because {why}; its log says more"))
 }
 
 /// `POST /v1/bench`.
@@ -419,6 +429,19 @@ mod tests {
             assert_eq!(parse(&bad).expect_err("refused").code, Code::BadParameter, "{bad:?}");
         }
         assert!(parse(&[("limit", "5"), ("limit", "6")]).is_err());
+    }
+
+    #[test]
+    fn a_fault_has_its_own_code_and_a_plain_sentence() {
+        let said = |code| (stopped(code).status().as_u16(), stopped(code).detail);
+        assert_eq!(
+            [Code::TokenUnavailable, Code::StorageFull, Code::Internal].map(said),
+            [(503, "the token can't sign"), (507, "the ledger's disk is full"), (500, "something failed")]
+                .map(|(status, why)| (
+                    status,
+                    format!("the daemon is stopping because {why}; its log says more")
+                ))
+        );
     }
 
     #[test]

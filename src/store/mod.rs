@@ -83,6 +83,18 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether it was for want of room, in a reservation or in what had to be written all the same.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            StoreError::Full(_) => true,
+            StoreError::Sqlite { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            _ => false,
+        }
+    }
+}
+
 fn failed(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
     use rusqlite::Error;
     move |source| match (&source, source.sqlite_error_code()) {
@@ -403,7 +415,7 @@ impl Store {
                 [],
                 |row| {
                     let key: Vec<u8> = row.get(2)?;
-                    Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, key, row.get(3)?, row.get(4)?))
+                    Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, key, row.get::<_, String>(3)?, row.get(4)?))
                 },
             )
             .optional()
@@ -436,6 +448,9 @@ impl Store {
             }
             if entry.signing_key_id != key {
                 return Err(damaged(&"it names another key than its reservation"));
+            }
+            if algorithm_of(&mode).is_some_and(|algorithm| algorithm != entry.signature_algorithm) {
+                return Err(damaged(&"it names another mode than its reservation"));
             }
             head.follow(entry).map_err(|code| damaged(&code.title()))?;
             hashes.push(entry.entry_hash);
@@ -788,7 +803,10 @@ mod tests {
             let (committed, result) = store.write(Some((again, signatures(1_000))), next.as_ref());
             assert!(committed.is_none());
             // Not `Full`, which would say that all is as before: the daemon must stop.
-            assert!(matches!(result, Err(StoreError::Sqlite { .. })), "{result:?}");
+            assert!(
+                matches!(&result, Err(error @ StoreError::Sqlite { .. }) if error.is_full()),
+                "{result:?}"
+            );
         }
         drop(store);
         let mut store = Store::open(&ledger.path, &mut |_, _| {}).expect("opened");
