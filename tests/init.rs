@@ -278,6 +278,15 @@ fn a_configuration_is_checked_without_touching_anything() {
 }
 
 #[test]
+fn a_socket_that_cannot_be_made_is_an_operators_matter() {
+    let world = World::new();
+    std::fs::write(world.socket(), "not a socket").expect("writable");
+    refused(&serve(&world), 78, "exists and is not a socket");
+    world.configure("server", "socket_group = \"no-such-group\"");
+    refused(&world.attestd(&["check-config"]), 78, "there is no group \"no-such-group\"");
+}
+
+#[test]
 fn the_version_names_the_commit() {
     let output = Command::new(env!("CARGO_BIN_EXE_attestd")).arg("--version").output().expect("attestd runs");
     let said = String::from_utf8(output.stdout).expect("UTF-8");
