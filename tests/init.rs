@@ -271,7 +271,7 @@ fn a_configuration_is_checked_without_touching_anything() {
     assert!(said.contains(ORIGIN) && said.contains(module().to_str().expect("UTF-8")), "{said}");
 
     world.configure("server", "soket = \"x\"");
-    refused(&world.attestd(&["check-config"]), 78, "attestd.toml:9: `soket = \"x\"`: unknown field");
+    refused(&world.attestd(&["check-config"]), 78, "attestd.toml:9: option `soket`, column 1: unknown field");
     refused(&serve(&world), 78, "unknown field `soket`");
     std::fs::remove_file(world.config()).expect("removed");
     refused(&world.attestd(&["check-config"]), 78, "attestd.toml");

@@ -134,7 +134,7 @@ fn a_reservation_that_cannot_be_signed_as_it_is_stops_the_start() {
     refuses_to_start(&world, 78, "reserved entry 3: a sequence number is missing, repeated or out of order");
     restore();
     tamper(&world, "DELETE FROM entries WHERE sequence=3");
-    refuses_to_start(&world, 78, "1 entries were reserved, 0 are there");
+    refuses_to_start(&world, 78, "its entries end at 3, its commits at 4");
 
     restore();
     assert!(world.serve().stop().success());

@@ -13,10 +13,7 @@ use crate::ledger::entry::{ActorType, EventCategory, EventType, ExecutionStatus,
 pub const EXIT_CODES: ExitCodes = &[
     (0, "done"),
     (1, "refused by the daemon, or a check failed"),
-    (
-        2,
-        "wrong usage, or something on this side could not be read or written; where it was the answer, what was sealed stays sealed",
-    ),
+    (2, "wrong usage, or something on this side could not be read or written"),
     (3, "the daemon could not be reached, or the connection broke off"),
     (4, "the daemon cannot do it for now (busy queue, token away, disk full, not ready): try again"),
     (5, "part of a batch was refused"),
@@ -43,7 +40,9 @@ pub struct Cli {
 pub enum Command {
     /// Append one event, given by options or as JSON, or a batch of them.
     ///
-    /// The event is durable and signed when the command ends with 0.
+    /// The event is durable and signed when the command ends with 0. It is too where only the
+    /// answer could not be written: the command ends with 2 then, and names the entry on standard
+    /// error.
     Append(Append),
     /// Show one entry.
     Get(Get),
