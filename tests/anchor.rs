@@ -156,6 +156,12 @@ fn a_file_is_made_with_the_ledger_and_kept_up_with_it() {
         assert!(Instant::now() < deadline, "the anchor stays at {}", anchored_entries(&world));
         std::thread::sleep(Duration::from_millis(20));
     }
+    let stats = || daemon.get("/v1/stats").json()["anchors"].take();
+    let current = serde_json::json!([{"kind": "file", "entries": 3, "lag": 0}]);
+    while stats() != current {
+        assert!(Instant::now() < deadline, "{}", stats());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert!(daemon.stop().success());
     assert_eq!(anchored_entries(&world), 4, "the SHUTDOWN entry is anchored too");
     let newest = Reader::open(&world.ledger()).and_then(|reader| reader.newest_note()).expect("readable");
@@ -409,6 +415,10 @@ fn what_the_token_does_not_see_lies_within_its_interval() {
     daemon.kill();
     let daemon = world.serve();
     assert!(daemon.log().contains("4 entries behind it"), "{}", daemon.log());
+    assert_eq!(
+        daemon.get("/v1/stats").json()["anchors"],
+        serde_json::json!([{"kind": "token", "entries": 1, "lag": 5}])
+    );
     assert!(daemon.stop().success());
     assert_eq!(token_note(&world).checkpoint().root().size.leaves(), entries(&world));
 }
