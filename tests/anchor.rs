@@ -99,8 +99,11 @@ impl Copy {
         Copy(names.iter().map(copy).collect())
     }
 
+    /// With the index, which by itself shows that its ledger was longer.
     fn ledger(world: &World) -> Self {
-        Copy::of(world, &["ledger.db", "ledger.db-wal", "ledger.db-shm"])
+        let files =
+            ["ledger.db", "ledger.db-wal", "ledger.db-shm", "index.db", "index.db-wal", "index.db-shm"];
+        Copy::of(world, &files)
     }
 
     fn put_back(&self) {
