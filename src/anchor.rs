@@ -15,6 +15,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::ledger::checkpoint::{MAX_NOTE_BYTES, Note, NoteFault};
 use crate::ledger::key::PublicKey;
@@ -192,7 +193,9 @@ pub struct Ledger<'a> {
 pub enum Standing {
     /// It is of the ledger's own past.
     Agrees {
-        /// The entries that came after it.
+        /// How many entries it knows of.
+        entries: u64,
+        /// How many came after it.
         lag: u64,
     },
     /// There is nothing.
@@ -242,9 +245,18 @@ pub fn judge(anchor: &Anchor, ledger: Ledger<'_>) -> Result<(Standing, Option<No
     } else if ledger.reader.tree(entries)?.root(root.size)? != root {
         Standing::Beside { anchored: root.size.leaves() }
     } else {
-        Standing::Agrees { lag: entries - root.size.leaves() }
+        Standing::Agrees { entries: root.size.leaves(), lag: entries - root.size.leaves() }
     };
     Ok((standing, Some(note)))
+}
+
+/// How far an anchor has come, for whoever asks.
+#[derive(Debug)]
+pub struct Gauge {
+    /// [`Anchor::kind`].
+    pub kind: &'static str,
+    /// The entries that it knows of.
+    pub entries: AtomicU64,
 }
 
 /// Why a ledger must not be extended: what an anchor says of it.
@@ -259,7 +271,7 @@ pub struct Contradiction {
 
 fn said(standing: &Standing) -> String {
     match standing {
-        Standing::Agrees { lag } => format!("agrees with the ledger, which has {lag} entries more"),
+        Standing::Agrees { lag, .. } => format!("agrees with the ledger, which has {lag} entries more"),
         Standing::Missing => "is missing".into(),
         Standing::Ahead { anchored, entries } => format!(
             "knows of {anchored} signed entries, the ledger has {entries}: it was cut, or an old copy was put back"
