@@ -1032,7 +1032,7 @@ fn reject_commits(reject: RejectAt<'_>) {
     reject(Some(1), "commit-not-the-smallest", "the signature of a later checkpoint", SignatureInvalid, "commits", {
         lifted(&[1], 4)
     });
-    reject(Some(1), "commit-earlier", "the signature of an earlier checkpoint", SignatureInvalid, "commits", {
+    reject(Some(0), "commit-earlier", "the signature of an earlier checkpoint", SignatureInvalid, "commits", {
         lifted(&[1, 2, 3], 0)
     });
     reject(Some(4), "commit-cut", "an unfinished commit", SignatureInvalid, "commits", sound()[..5].to_vec());
