@@ -15,13 +15,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use attestd::audit::{Expectations, TrustedKeys};
-use attestd::bundle::{Bundle, DirectoryWriter};
+use attestd::bundle::{Bundle, Contents, DirectoryWriter};
 use attestd::ledger::chain::Head;
+use attestd::ledger::checkpoint::{Checkpoint, Note};
 use attestd::ledger::entry::{
     ActorType, EntryId, EntryView, EventCategory, EventType, ExecutionStatus, Sequence, SignatureAlgorithm,
 };
 use attestd::ledger::hash::{Digest, encode_hex};
 use attestd::ledger::key::{KeyId, PublicKey, Signature};
+use attestd::ledger::merkle::Frontier;
 use attestd::ledger::score::{Pillars, Scale, Score};
 use attestd::ledger::timestamp::Timestamp;
 use p256::ecdsa::signature::Signer;
@@ -29,6 +31,9 @@ use p256::ecdsa::signature::Signer;
 const ORIGIN: &str = "rate.example/ledger";
 
 fn main() -> Result<(), Box<dyn Error>> {
+    if std::env::args().skip(1).any(|argument| argument.starts_with('-')) {
+        return Err("usage: verify-rate DIR [ENTRIES] [THREADS]".into());
+    }
     let mut arguments = std::env::args().skip(1);
     let dir = PathBuf::from(arguments.next().ok_or("usage: verify-rate DIR [ENTRIES] [THREADS]")?);
     let entries: u64 = arguments.next().map_or(Ok(20_000), |n| n.parse())?;
@@ -79,7 +84,7 @@ fn make_bundle(
     secret: &p256::ecdsa::SigningKey,
     key: &PublicKey,
 ) -> Result<Vec<(Digest, Signature)>, Box<dyn Error>> {
-    let mut writer = DirectoryWriter::create(dir, 0)?;
+    let (mut lines, mut tree) = (Vec::new(), Frontier::new());
     let mut head = Head::EMPTY;
     let mut signed = Vec::new();
     let genesis = format!(
@@ -106,12 +111,25 @@ fn make_bundle(
         let entry = head.extend(view, now, SignatureAlgorithm::EntryP256, key.id());
         let raw: p256::ecdsa::Signature = secret.sign(&entry.hash().0);
         let signature = Signature::from_token(&raw.to_bytes()).ok_or("a signature out of range")?;
-        writer.append(&entry.unsigned().seal(encode_hex(&signature.to_der()).as_bytes()))?;
+        lines.push(entry.unsigned().seal(encode_hex(&signature.to_der()).as_bytes()));
+        tree.push(entry.hash())?;
         if signed.len() < 10_000 {
             signed.push((entry.hash(), signature));
         }
     }
-    writer.finish(ORIGIN, key)?;
+    let checkpoint = Checkpoint::new(ORIGIN, tree.root())?;
+    let raw: p256::ecdsa::Signature = secret.sign(checkpoint.text().as_bytes());
+    let signature = Signature::from_token(&raw.to_bytes()).ok_or("a signature out of range")?;
+    let contents = Contents {
+        origin: ORIGIN.into(),
+        key: key.clone(),
+        first: 0,
+        checkpoint: Note::new(checkpoint, key.id(), &signature),
+        proofs: None,
+    };
+    let mut writer = DirectoryWriter::create(dir, contents)?;
+    lines.iter().try_for_each(|line| writer.append(line))?;
+    writer.finish()?;
     Ok(signed)
 }
 

@@ -195,7 +195,8 @@ fn compare(arguments: &Compare) -> Result<bool, String> {
     let found = if size(&large) == wanted.size {
         large.note.checkpoint().root()
     } else {
-        let (bundle, _) = large.bundle.ok_or("two checkpoints of different sizes: give the bundle of the larger")?;
+        let (bundle, _) =
+            large.bundle.ok_or("two checkpoints of different sizes: give the bundle of the larger")?;
         let expectations = Expectations::trusting(TrustedKeys::only(key));
         let (verdict, roots) = bundle
             .verify_with_roots(&expectations, &[wanted.size], |_| {})
