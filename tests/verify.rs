@@ -13,9 +13,11 @@ use attestd::bundle::{
     Contents, Context, DirectoryWriter, FILES, Proofs, Sizes, TarWriter, checkpoint_line, unpack,
 };
 use attestd::ledger::checkpoint::{Checkpoint, Note};
+use attestd::ledger::entry::Sequence;
 use attestd::ledger::hash::Digest;
 use attestd::ledger::key::Signature;
 use attestd::ledger::merkle::{Frontier, Root, TreeSize};
+use attestd::ledger::proof::Receipt;
 use attestd::ledger::tile::{Edge, Tile, TileBytes, Tree};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -373,6 +375,52 @@ fn any_range_verifies_with_its_proofs() {
                 assert_eq!(unanchored, to > size, "{name}");
             }
         }
+    }
+}
+
+/// A receipt verifies alone, and what it does not show it says.
+#[test]
+fn a_receipt_is_verified_offline() {
+    let desk = Desk::new();
+    let lines = vectors::commits(6, 0, &[1, 4], |_, _| {});
+    let receipt = |size: usize, sequence: u64, path: &dyn Fn(&mut String)| {
+        let (proofs, _) = proofs(&lines, &(5..6), size);
+        let note = vectors::note(root_of(&lines[..size]), &trusted_key(), ORIGIN);
+        let receipt = Receipt::new(Sequence(0), proofs.context[0].path.clone(), note).expect("well-formed");
+        let mut text = receipt.to_string().replace("index 0", &format!("index {sequence}"));
+        path(&mut text);
+        fs::write(desk.path("receipt"), text).expect("written");
+    };
+    fs::write(desk.path("entry"), &lines[0]).expect("written");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_attest-verify"))
+            .current_dir(desk.dir.path())
+            .args(["receipt", "--entry", "entry", "--proof", "receipt", "--key", "trusted.pem", "--json"])
+            .args(arguments)
+            .output()
+            .expect("the program runs");
+        let verdict: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(output.status.code(), Some(i32::from(verdict["ok"] == false)), "{verdict}");
+        verdict
+    };
+    receipt(6, 0, &|_| {});
+    let verdict = run(&[]);
+    assert_eq!((&verdict["ok"], &verdict["checkpoint"]["size"]), (&json!(true), &json!(6)), "{verdict}");
+    let said = verdict["not_checked"].to_string();
+    assert!(said.contains("hsm_signature") && said.contains("no origin was given"), "{said}");
+    assert_eq!(run(&["--origin", ORIGIN])["ok"], true);
+    assert_eq!(code(&run(&["--origin", "other.example"])), "origin");
+    let cases: [(&dyn Fn(&mut String), u64, &str); 6] = [
+        (&|_| {}, 1, "receipt"),
+        (&|_| {}, 6, "tree-proof"),
+        (&|text| *text = text.replacen("index 0", "index 00", 1), 0, "receipt"),
+        (&|text| *text = text.replacen("\n\n", "\n\n\n", 1), 0, "note"),
+        (&|text| *text = text.replacen("\n6\n", "\n5\n", 1), 0, "note-signature"),
+        (&|text| *text = text.replacen("index 0", "index 9223372036854775808", 1), 0, "receipt"),
+    ];
+    for (number, (spoil, sequence, expected)) in cases.into_iter().enumerate() {
+        receipt(6, sequence, spoil);
+        assert_eq!(code(&run(&[])), expected, "case {number}");
     }
 }
 
