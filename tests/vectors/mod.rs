@@ -1034,7 +1034,7 @@ fn reject_commits(reject: RejectAt<'_>) {
         "the signature of a later checkpoint",
         SignatureInvalid,
         "commits",
-        { lifted(&[1], 4) },
+        lifted(&[1], 4),
     );
     reject(
         Some(0),
@@ -1042,7 +1042,7 @@ fn reject_commits(reject: RejectAt<'_>) {
         "the signature of an earlier checkpoint",
         SignatureInvalid,
         "commits",
-        { lifted(&[1, 2, 3], 0) },
+        lifted(&[1, 2, 3], 0),
     );
     reject(Some(4), "commit-cut", "an unfinished commit", SignatureInvalid, "commits", sound()[..5].to_vec());
     reject(Some(1), "commit-flipped", "one bit of r", SignatureInvalid, "commits", {
@@ -1072,7 +1072,7 @@ fn reject_commits(reject: RejectAt<'_>) {
         "a change of mode that no entry announces",
         SignatureMode,
         "mode-changed",
-        { commits(4, 2, &[], |_, _| {}) },
+        commits(4, 2, &[], |_, _| {}),
     );
     reject(
         Some(2),
@@ -1080,7 +1080,7 @@ fn reject_commits(reject: RejectAt<'_>) {
         "an announced mode that is not used",
         SignatureMode,
         "mode-changed",
-        { mode(1, r#"{"from":"each","to":"commit"}"#, 9) },
+        mode(1, r#"{"from":"each","to":"commit"}"#, 9),
     );
     reject(
         Some(2),
@@ -1088,7 +1088,7 @@ fn reject_commits(reject: RejectAt<'_>) {
         "the new mode in the announcement itself",
         SignatureMode,
         "mode-changed",
-        { mode(2, r#"{"from":"each","to":"commit"}"#, 2) },
+        mode(2, r#"{"from":"each","to":"commit"}"#, 2),
     );
     reject(Some(1), "mode-same", "from a mode to itself", SignatureMode, "mode-changed", {
         mode(1, r#"{"from":"each","to":"each"}"#, 9)
