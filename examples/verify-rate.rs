@@ -95,11 +95,9 @@ fn make_bundle(
     let mut notes = Vec::new();
     make_entries(entries, algorithm, secret, key, |_| Ok(()), &mut notes)?;
     let checkpoint = notes.last().ok_or("a bundle has at least one entry")?.clone();
-    let contents =
-        Contents { origin: ORIGIN.into(), key: key.clone(), first: 0, checkpoint, proofs: None };
+    let contents = Contents { origin: ORIGIN.into(), key: key.clone(), first: 0, checkpoint, proofs: None };
     let mut writer = DirectoryWriter::create(dir, contents)?;
-    let signed =
-        make_entries(entries, algorithm, secret, key, |line| writer.append(line), &mut Vec::new())?;
+    let signed = make_entries(entries, algorithm, secret, key, |line| writer.append(line), &mut Vec::new())?;
     if algorithm == SignatureAlgorithm::TreeP256 {
         notes.iter().try_for_each(|note| writer.append_checkpoint(note))?;
     }

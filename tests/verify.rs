@@ -13,9 +13,11 @@ use attestd::bundle::{
     Contents, Context, DirectoryWriter, FILES, Proofs, Sizes, TarWriter, checkpoint_line, unpack,
 };
 use attestd::ledger::checkpoint::{Checkpoint, Note};
+use attestd::ledger::entry::Sequence;
 use attestd::ledger::hash::Digest;
 use attestd::ledger::key::Signature;
 use attestd::ledger::merkle::{Frontier, Root, TreeSize};
+use attestd::ledger::proof::Receipt;
 use attestd::ledger::tile::{Edge, Tile, TileBytes, Tree};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -196,11 +198,7 @@ fn proofs(lines: &[Vec<u8>], range: &std::ops::Range<usize>, size: usize) -> (Pr
     (proofs, notes)
 }
 
-fn part_files(
-    lines: &[Vec<u8>],
-    range: std::ops::Range<usize>,
-    size: usize,
-) -> Vec<(&'static str, Vec<u8>)> {
+fn part_files(lines: &[Vec<u8>], range: std::ops::Range<usize>, size: usize) -> Vec<(&'static str, Vec<u8>)> {
     let (proofs, notes) = proofs(lines, &range, size);
     let newest = vectors::note(root_of(&lines[..size]), &trusted_key(), ORIGIN);
     vec![
@@ -352,6 +350,179 @@ fn a_range_is_verified_and_what_it_cannot_show_is_said() {
     });
     let verdict = desk.verdict(&desk.part("later", &lines, 1..4, 4), &[]);
     assert_eq!((code(&verdict).as_str(), &verdict["fault"]["sequence_number"]), ("dependency", &json!(2)));
+}
+
+/// Every range of a ledger of both modes verifies, wherever the newest checkpoint lies.
+#[test]
+fn any_range_verifies_with_its_proofs() {
+    let desk = Desk::new();
+    let lines = vectors::commits(9, 0, &[1, 4, 5], |_, _| {});
+    let single = ledger(9, |_, _| {});
+    for (mode, lines, sizes) in [("commit", &lines, [9, 9, 9]), ("each", &single, [9, 6, 3])] {
+        for (from, to) in (0..9).flat_map(|from| (from + 1..=9).map(move |to| (from, to))) {
+            for size in sizes {
+                if from == 0 && to >= size {
+                    continue;
+                }
+                let name = format!("{mode}-{from}-{to}-{size}");
+                let dir = desk.path(&name);
+                if dir.exists() {
+                    continue;
+                }
+                let verdict = desk.verdict(&desk.part(&name, lines, from..to, size), &[]);
+                assert_eq!(verdict["ok"], true, "{name}: {verdict}");
+                let unanchored = verdict["not_checked"].to_string().contains("\"tail-unanchored: ");
+                assert_eq!(unanchored, to > size, "{name}");
+            }
+        }
+    }
+}
+
+/// A receipt verifies alone, and what it does not show it says.
+#[test]
+fn a_receipt_is_verified_offline() {
+    let desk = Desk::new();
+    let lines = vectors::commits(6, 0, &[1, 4], |_, _| {});
+    let receipt = |size: usize, sequence: u64, path: &dyn Fn(&mut String)| {
+        let (proofs, _) = proofs(&lines, &(5..6), size);
+        let note = vectors::note(root_of(&lines[..size]), &trusted_key(), ORIGIN);
+        let receipt = Receipt::new(Sequence(0), proofs.context[0].path.clone(), note).expect("well-formed");
+        let mut text = receipt.to_string().replace("index 0", &format!("index {sequence}"));
+        path(&mut text);
+        fs::write(desk.path("receipt"), text).expect("written");
+    };
+    fs::write(desk.path("entry"), &lines[0]).expect("written");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_attest-verify"))
+            .current_dir(desk.dir.path())
+            .args(["receipt", "--entry", "entry", "--proof", "receipt", "--key", "trusted.pem", "--json"])
+            .args(arguments)
+            .output()
+            .expect("the program runs");
+        let verdict: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(output.status.code(), Some(i32::from(verdict["ok"] == false)), "{verdict}");
+        verdict
+    };
+    receipt(6, 0, &|_| {});
+    let verdict = run(&[]);
+    assert_eq!((&verdict["ok"], &verdict["checkpoint"]["size"]), (&json!(true), &json!(6)), "{verdict}");
+    let said = verdict["not_checked"].to_string();
+    assert!(said.contains("hsm_signature") && said.contains("no origin was given"), "{said}");
+    assert_eq!(run(&["--origin", ORIGIN])["ok"], true);
+    assert_eq!(code(&run(&["--origin", "other.example"])), "origin");
+    let cases: [(&dyn Fn(&mut String), u64, &str); 6] = [
+        (&|_| {}, 1, "receipt"),
+        (&|_| {}, 6, "tree-proof"),
+        (&|text| *text = text.replacen("index 0", "index 00", 1), 0, "receipt"),
+        (&|text| *text = text.replacen("\n\n", "\n\n\n", 1), 0, "note"),
+        (&|text| *text = text.replacen("\n6\n", "\n5\n", 1), 0, "note-signature"),
+        (&|text| *text = text.replacen("index 0", "index 9223372036854775808", 1), 0, "receipt"),
+    ];
+    for (number, (spoil, sequence, expected)) in cases.into_iter().enumerate() {
+        receipt(6, sequence, spoil);
+        assert_eq!(code(&run(&[])), expected, "case {number}");
+    }
+}
+
+/// Whatever is wrong with a checkpoint, it is refused by name.
+#[test]
+fn bad_checkpoints_are_refused() {
+    let desk = Desk::new();
+    let lines = vectors::commits(6, 0, &[1, 4], |_, _| {});
+    let sound = files(&jsonl(&lines));
+    let newest = String::from_utf8(sound[2].1.clone()).expect("UTF-8");
+    let notes: Vec<String> = notes_of(&lines).iter().map(|note| checkpoint_line(note)).collect();
+    let root = root_of(&lines);
+    let other = vectors::note(root, &other_key(), ORIGIN).as_str().to_owned();
+    let elsewhere = vectors::note(root, &trusted_key(), "other.example").as_str().to_owned();
+    let smaller = Root { size: root.size, ..root_of(&lines[..5]) };
+    let forged = vectors::note(smaller, &trusted_key(), ORIGIN);
+    let within = vectors::note(root_of(&lines[..3]), &trusted_key(), ORIGIN).as_str().to_owned();
+    let earlier = vectors::note(root_of(&lines[..4]), &trusted_key(), ORIGIN).as_str().to_owned();
+    let cases: Vec<(&str, usize, String, &str)> = vec![
+        ("key", 2, other, "note-signature"),
+        ("origin", 2, elsewhere, "origin"),
+        ("name", 2, newest.replace(&format!("— {ORIGIN}"), "— other.example"), "note-signature"),
+        ("blank", 2, newest.replacen("\n\n", "\n\n\n", 1), "note"),
+        ("zeros", 2, newest.replacen("\n6\n", "\n06\n", 1), "note"),
+        ("huge", 2, newest.replacen("\n6\n", "\n9223372036854775808\n", 1), "note"),
+        ("size", 2, newest.replacen("\n6\n", "\n7\n", 1), "note-signature"),
+        ("empty", 2, String::new(), "note"),
+        ("root", 2, forged.as_str().into(), "checkpoint-root"),
+        ("within", 2, within, "checkpoint-missing"),
+        ("earlier", 2, earlier, ""),
+        ("missing", 3, notes[..2].concat(), "checkpoint-missing"),
+        ("none", 3, String::new(), "checkpoint-missing"),
+        ("middle", 3, [&notes[0][..], &notes[2]].concat(), "checkpoint-missing"),
+        ("twice", 3, [&notes[0][..], &notes[1], &notes[1], &notes[2]].concat(), "checkpoint-order"),
+        ("order", 3, [&notes[1][..], &notes[0], &notes[2]].concat(), "checkpoint-order"),
+        ("more", 3, notes.concat() + &checkpoint_line(&forged), "checkpoint-order"),
+        ("not-json", 3, newest.clone(), "note"),
+    ];
+    for (name, file, content, expected) in cases {
+        let mut files = sound.clone();
+        files[file].1 = content.into_bytes();
+        assert_eq!(desk.code(&desk.lay_out(name, &files, 0, 6), &[]), expected, "{name}");
+    }
+    let mut files = part_files(&lines, 2..5, 6);
+    let proofs = String::from_utf8(files[4].1.clone()).expect("UTF-8");
+    assert!(proofs.contains("\"commit\":["), "{proofs}");
+    for (name, content) in
+        [("garbage", "{}\n".into()), ("cut", proofs.replacen("\"left\":[\"", "\"left\":[\"0", 1))]
+    {
+        files[4].1 = content.into_bytes();
+        assert_eq!(desk.code(&desk.lay_out(name, &files, 2, 3), &[]), "tree-proof", "{name}");
+    }
+    let cut = [&files[..4]].concat();
+    assert_eq!(desk.code(&desk.lay_out("no-proofs", &cut, 2, 3), &[]), "tree-proof");
+}
+
+/// What was seen before must be in what is seen now.
+#[test]
+fn a_known_checkpoint_shows_rollback_truncation_and_fork() {
+    let desk = Desk::new();
+    let lines = ledger(6, |_, _| {});
+    let whole = desk.bundle("whole", &jsonl(&lines), 0, 6);
+    let known = |name: &str, root: Root| {
+        let path = desk.path(name);
+        fs::write(&path, vectors::note(root, &trusted_key(), ORIGIN).as_str()).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let foreign = ledger(6, |sequence, draft| {
+        if sequence == 3 {
+            draft.payload("{}");
+        }
+    });
+    let (four, six) = (known("four", root_of(&lines[..4])), known("six", root_of(&lines)));
+    let fork = known("fork", root_of(&foreign[..5]));
+    let code = |bundle: &Path, known: &str| desk.code(bundle, &["--known-checkpoint", known]);
+    assert_eq!((code(&whole, &four), code(&whole, &six)), (String::new(), String::new()));
+    assert_eq!(code(&whole, &fork), "fork");
+    let older = desk.bundle("older", &jsonl(&lines[..5]), 0, 5);
+    assert_eq!(code(&older, &six), "rollback");
+    assert_eq!(code(&desk.part("part", &lines, 0..3, 6), &four), "known-unshown");
+    let mut cut = files(&jsonl(&lines));
+    cut[0].1 = jsonl(&lines[..5]);
+    assert_eq!(code(&desk.lay_out("cut", &cut, 0, 5), &four), "truncated");
+
+    let run = |a: &Path, b: &str| {
+        Command::new(env!("CARGO_BIN_EXE_attest-verify"))
+            .args([
+                "compare".as_ref(),
+                a.as_os_str(),
+                b.as_ref(),
+                "--evidence".as_ref(),
+                desk.dir.path().as_os_str(),
+            ])
+            .output()
+            .expect("the program runs")
+            .status
+            .code()
+    };
+    assert_eq!(run(&whole, &four), Some(0));
+    assert_eq!(run(&whole, &fork), Some(1));
+    assert!(desk.path("fork-a.checkpoint").exists() && desk.path("fork-b.checkpoint").exists());
+    assert_eq!(run(Path::new(&six), &four), Some(2));
 }
 
 /// Nothing inside a ledger shows that its end was cut off, so the verdict has to say so.

@@ -224,12 +224,7 @@ pub(crate) fn ledger(count: u64, edit: impl Fn(u64, &mut Draft)) -> Vec<Vec<u8>>
 
 /// Seals `count` entries in mode `commit`, each after `edit` has had it; a commit ends before each
 /// of `ends` and after the last. From `from` on, before which the mode is `each`.
-pub(crate) fn commits(
-    count: u64,
-    from: u64,
-    ends: &[u64],
-    edit: impl Fn(u64, &mut Draft),
-) -> Vec<Vec<u8>> {
+pub(crate) fn commits(count: u64, from: u64, ends: &[u64], edit: impl Fn(u64, &mut Draft)) -> Vec<Vec<u8>> {
     let (mut previous, mut tree) = (Digest::ZERO, Frontier::new());
     let (mut lines, mut open) = (Vec::new(), Vec::new());
     for sequence in 0..count {
@@ -348,7 +343,11 @@ pub(crate) fn all() -> Vec<Vector> {
     };
     accept("plain", "a genesis and a client's entry", second(|_| {}));
     accept("everything", "daemon's entries, scores, dependencies, nested payloads", sound());
-    accept("commits", "mode commit: commits of one, three and two entries", commits(6, 0, &[1, 4], |_, _| {}));
+    accept(
+        "commits",
+        "mode commit: commits of one, three and two entries",
+        commits(6, 0, &[1, 4], |_, _| {}),
+    );
     accept("mode-changed", "from mode each to mode commit", {
         commits(4, 2, &[], |sequence, draft| {
             if sequence == 1 {
@@ -1029,12 +1028,22 @@ fn reject_commits(reject: RejectAt<'_>) {
         }
         lines
     };
-    reject(Some(1), "commit-not-the-smallest", "the signature of a later checkpoint", SignatureInvalid, "commits", {
-        lifted(&[1], 4)
-    });
-    reject(Some(1), "commit-earlier", "the signature of an earlier checkpoint", SignatureInvalid, "commits", {
-        lifted(&[1, 2, 3], 0)
-    });
+    reject(
+        Some(1),
+        "commit-not-the-smallest",
+        "the signature of a later checkpoint",
+        SignatureInvalid,
+        "commits",
+        lifted(&[1], 4),
+    );
+    reject(
+        Some(0),
+        "commit-earlier",
+        "the signature of an earlier checkpoint",
+        SignatureInvalid,
+        "commits",
+        lifted(&[1, 2, 3], 0),
+    );
     reject(Some(4), "commit-cut", "an unfinished commit", SignatureInvalid, "commits", sound()[..5].to_vec());
     reject(Some(1), "commit-flipped", "one bit of r", SignatureInvalid, "commits", {
         let own = signature(&sound()[1]);
@@ -1057,15 +1066,30 @@ fn reject_commits(reject: RejectAt<'_>) {
             }
         })
     };
-    reject(Some(2), "mode-unsaid", "a change of mode that no entry announces", SignatureMode, "mode-changed", {
-        commits(4, 2, &[], |_, _| {})
-    });
-    reject(Some(2), "mode-not-followed", "an announced mode that is not used", SignatureMode, "mode-changed", {
-        mode(1, r#"{"from":"each","to":"commit"}"#, 9)
-    });
-    reject(Some(2), "mode-early", "the new mode in the announcement itself", SignatureMode, "mode-changed", {
-        mode(2, r#"{"from":"each","to":"commit"}"#, 2)
-    });
+    reject(
+        Some(2),
+        "mode-unsaid",
+        "a change of mode that no entry announces",
+        SignatureMode,
+        "mode-changed",
+        commits(4, 2, &[], |_, _| {}),
+    );
+    reject(
+        Some(2),
+        "mode-not-followed",
+        "an announced mode that is not used",
+        SignatureMode,
+        "mode-changed",
+        mode(1, r#"{"from":"each","to":"commit"}"#, 9),
+    );
+    reject(
+        Some(2),
+        "mode-early",
+        "the new mode in the announcement itself",
+        SignatureMode,
+        "mode-changed",
+        mode(2, r#"{"from":"each","to":"commit"}"#, 2),
+    );
     reject(Some(1), "mode-same", "from a mode to itself", SignatureMode, "mode-changed", {
         mode(1, r#"{"from":"each","to":"each"}"#, 9)
     });
