@@ -410,7 +410,8 @@ fn a_receipt_is_verified_offline() {
     assert!(said.contains("hsm_signature") && said.contains("no origin was given"), "{said}");
     assert_eq!(run(&["--origin", ORIGIN])["ok"], true);
     assert_eq!(code(&run(&["--origin", "other.example"])), "origin");
-    let cases: [(&dyn Fn(&mut String), u64, &str); 6] = [
+    type Spoil<'a> = &'a dyn Fn(&mut String);
+    let cases: [(Spoil<'_>, u64, &str); 6] = [
         (&|_| {}, 1, "receipt"),
         (&|_| {}, 6, "tree-proof"),
         (&|text| *text = text.replacen("index 0", "index 00", 1), 0, "receipt"),
@@ -431,7 +432,7 @@ fn bad_checkpoints_are_refused() {
     let lines = vectors::commits(6, 0, &[1, 4], |_, _| {});
     let sound = files(&jsonl(&lines));
     let newest = String::from_utf8(sound[2].1.clone()).expect("UTF-8");
-    let notes: Vec<String> = notes_of(&lines).iter().map(|note| checkpoint_line(note)).collect();
+    let notes: Vec<String> = notes_of(&lines).iter().map(checkpoint_line).collect();
     let root = root_of(&lines);
     let other = vectors::note(root, &other_key(), ORIGIN).as_str().to_owned();
     let elsewhere = vectors::note(root, &trusted_key(), "other.example").as_str().to_owned();
