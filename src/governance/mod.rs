@@ -6,6 +6,16 @@
 //!
 //! [`Admitted`] can only be made here; what the sequencer takes has passed.
 
+pub mod approval;
+pub mod caller;
+pub mod invariant;
+pub mod key;
+pub mod proof;
+pub mod proposal;
+pub mod rules;
+mod value;
+mod wire;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -28,10 +38,39 @@ use crate::ledger::timestamp::Timestamp;
 pub struct Refusal {
     /// The stable code.
     pub code: Code,
-    /// RFC 6901 pointer into the request, empty for the whole of it.
-    pub pointer: &'static str,
+    /// RFC 6901 pointer into the request or entry, empty for the whole of it.
+    pub pointer: String,
     /// What would have to change.
     pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal of the whole, for the reason that `code` gives.
+    #[must_use]
+    pub fn new(code: Code) -> Self {
+        Refusal { code, pointer: String::new(), detail: code.title().into() }
+    }
+
+    /// The same refusal, at the place that `pointer` names.
+    #[must_use]
+    pub fn at(mut self, pointer: impl Into<String>) -> Self {
+        self.pointer = pointer.into();
+        self
+    }
+
+    /// The same refusal, of something that stands at `pointer`.
+    #[must_use]
+    pub fn below(mut self, pointer: &str) -> Self {
+        self.pointer.insert_str(0, pointer);
+        self
+    }
+
+    /// The same refusal with an explanation.
+    #[must_use]
+    pub fn because(mut self, detail: &str) -> Self {
+        detail.clone_into(&mut self.detail);
+        self
+    }
 }
 
 /// What the daemon says of itself in every entry.
@@ -213,8 +252,8 @@ impl Policy {
     }
 }
 
-fn refusal(code: Code, pointer: &'static str, detail: &str) -> Refusal {
-    Refusal { code, pointer, detail: detail.to_owned() }
+fn refusal(code: Code, pointer: &str, detail: &str) -> Refusal {
+    Refusal::new(code).at(pointer).because(detail)
 }
 
 /// By how much the words, `k_state` and `rollback_snapshot_hash` can be longer than in an empty
@@ -395,7 +434,7 @@ mod tests {
         let longest = 256 - "uid:1000/".len();
         assert_eq!(admit(longest).expect("fits").view().actor_id.len(), 256);
         let refusal = admit(longest + 1).expect_err("too long");
-        assert_eq!((refusal.code, refusal.pointer), (Code::WrongValue, "/actor_id"));
+        assert_eq!((refusal.code, refusal.pointer.as_str()), (Code::WrongValue, "/actor_id"));
     }
 
     #[test]
@@ -417,7 +456,7 @@ mod tests {
             (r#","required_approvals":1"#, "/required_approvals"),
         ] {
             let refusal = policy(65_536).admit(draft(extra), CALLER, FRESH).expect_err(extra);
-            assert_eq!((refusal.code, refusal.pointer), (Code::GovernanceUnavailable, pointer));
+            assert_eq!((refusal.code, refusal.pointer.as_str()), (Code::GovernanceUnavailable, pointer));
         }
     }
 
