@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(code(&statement, &file), Err(Code::ApprovalSignature), "another namespace");
         for bad in [
             format!("{statement}\n"),
-            statement.replace(':', ": "),
+            statement.replace("\":", "\": "),
             statement.replace("attestd-approval-v1", "attestd-approval-v2"),
             statement.replace(r#""statement""#, r#""more":1,"statement""#),
         ] {

@@ -84,6 +84,18 @@ impl Peer {
     }
 }
 
+/// The canonical `peer` object of a process, with the caller that it is put into it.
+#[must_use]
+pub fn named(peer_json: &str, caller: Option<&str>) -> String {
+    let Some(caller) = caller else {
+        return peer_json.to_owned();
+    };
+    let mut name = Vec::new();
+    json::write_string(caller, &mut name);
+    // `caller` comes first, and is null until the rules have spoken.
+    peer_json.replacen("\"caller\":null", &format!("\"caller\":{}", json::into_string(name)), 1)
+}
+
 fn string(value: &str) -> Option<String> {
     value.starts_with('"').then(|| json::unquote(value.as_bytes()))
 }
@@ -148,11 +160,12 @@ pub struct Admission<'a> {
 }
 
 impl<'a> Admission<'a> {
-    /// Finds the caller that `peer` is and whether it may do `verb`.
+    /// Finds the caller that `peer` is and whether it may do `verb`; without one, whatever the
+    /// rules let it do is enough.
     ///
     /// # Errors
     /// [`Code::CallerNotAllowed`].
-    pub fn of(rules: &'a InForce, peer: &'a Peer, verb: Verb) -> Result<Self, Refusal> {
+    pub fn of(rules: &'a InForce, peer: &'a Peer, verb: Option<Verb>) -> Result<Self, Refusal> {
         if rules.is_default() {
             return Ok(Admission { peer, rule: None });
         }
@@ -160,11 +173,17 @@ impl<'a> Admission<'a> {
             let detail = format!("no caller of the rules in force matches this process of uid {}", peer.uid);
             return Err(Refusal::new(Code::CallerNotAllowed).because(&detail));
         };
-        if !rule.may(verb) {
+        if let Some(verb) = verb.filter(|verb| !rule.may(*verb)) {
             let detail = format!("the rules do not let the caller `{}` {}", rule.name, verb.as_str());
             return Err(Refusal::new(Code::CallerNotAllowed).because(&detail));
         }
         Ok(Admission { peer, rule: Some(rule) })
+    }
+
+    /// Whether it may see more of an entry of `action_type` than that it is there.
+    #[must_use]
+    pub fn discloses(&self, rules: &InForce, action_type: &str) -> bool {
+        self.rule.is_none_or(|rule| rule.clearance >= rules.demand(action_type).clearance)
     }
 
     /// The name of the rule, for `peer.caller`.

@@ -371,6 +371,12 @@ impl Default for Demand {
 }
 
 impl Demand {
+    /// What a client asks of its own event.
+    #[must_use]
+    pub fn asked(proofs: Vec<String>, approvals: u32) -> Self {
+        Demand { proofs, approvals, ..Demand::default() }
+    }
+
     fn add(&mut self, rule: &ActionRule) {
         let governed = rule.approvals > 0;
         self.join(&Demand {
