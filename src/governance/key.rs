@@ -384,7 +384,6 @@ impl<'a> SshSig<'a> {
 pub(super) mod tests {
     use super::*;
     use ed25519_dalek::Signer as _;
-    use p256::ecdsa::signature::Signer as _;
 
     /// A signer of each kind, made without any program.
     pub(in super::super) struct Pair {
