@@ -26,8 +26,8 @@ use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::json;
 use crate::ledger::key::PublicKey;
-use crate::ledger::merkle::TreeSize;
-use crate::ledger::tile::Edge;
+use crate::ledger::merkle::{NodeHash, TreeSize};
+use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
 use crate::sequencer::{Outcome, Sequencer, Setup, Submission, Ticket, now};
 use crate::server::budget::Budget;
@@ -304,10 +304,21 @@ fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fau
     let mut tree = reader.tree(count)?;
     let edge = tree.edge().map_err(StoreError::from)?;
     let mut grown = tree.frontier(sized(from)?).map_err(StoreError::from)?;
-    for line in lines(reader, Sequence(from), Sequence(count)) {
+    let mut leaves = Vec::with_capacity(Tile::FULL_BYTES);
+    for (sequence, line) in (from..).zip(lines(reader, Sequence(from), Sequence(count))) {
         let line = line?;
         let decoded = canonical::decode(&line).map_err(|fault| damaged(fault.to_string()))?;
         grown.push(decoded.computed_hash).map_err(|full| damaged(full.to_string()))?;
+        // The edge is made of nodes alone, so the tiles of leaves are held against the entries too.
+        leaves.extend_from_slice(&NodeHash::of_leaf(decoded.computed_hash).0.0);
+        if (sequence + 1).is_multiple_of(u64::from(Tile::FULL)) {
+            if let Some(tile) = Tile::new(0, sequence >> Tile::HEIGHT, Tile::FULL)
+                && !reader.tile(tile)?.ends_with(&leaves)
+            {
+                return Err(damaged(format!("{} of its tree is not what its entries make", tile.path())));
+            }
+            leaves.clear();
+        }
     }
     if grown.root() != edge.root() {
         return Err(damaged(format!(

@@ -97,6 +97,14 @@ impl World {
         command.output().expect("attestd runs")
     }
 
+    /// The same for a command that should end by itself and might not.
+    pub fn attestd_within(&self, limit: Duration, arguments: &[&str]) -> Output {
+        let mut command = self.program("timeout");
+        command.arg(limit.as_secs().to_string()).arg(env!("CARGO_BIN_EXE_attestd"));
+        command.arg(arguments[0]).arg("--config").arg(self.config()).args(&arguments[1..]);
+        command.output().expect("timeout runs")
+    }
+
     pub fn attestctl(&self, arguments: &[&str]) -> Output {
         self.program(env!("CARGO_BIN_EXE_attestctl")).args(arguments).output().expect("attestctl runs")
     }
