@@ -52,6 +52,9 @@ pub struct Config {
     /// What a signature covers.
     #[serde(default)]
     pub signing: Signing,
+    /// Where the tree is published.
+    #[serde(default)]
+    pub publish: Publish,
 }
 
 /// `log_level`.
@@ -275,6 +278,24 @@ pub enum SigningMode {
     Commit,
 }
 
+/// `[publish]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Publish {
+    /// Where the tree is published, continuously; empty for nowhere.
+    pub directory: PathBuf,
+    /// How often it is looked whether there is a newer checkpoint to publish.
+    #[serde(deserialize_with = "within::<_, 1, 86_400>")]
+    pub interval_seconds: u64,
+}
+
+impl Default for Publish {
+    fn default() -> Self {
+        // Each round leaves up to a partial tile a level, with 255 of which a full one is reached.
+        Publish { directory: PathBuf::new(), interval_seconds: 10 }
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -373,7 +394,7 @@ impl Config {
     }
 
     fn place(&mut self, base: &Path) {
-        let Config { ledger, token, server, .. } = self;
+        let Config { ledger, token, server, publish, .. } = self;
         for path in [
             &mut ledger.path,
             &mut ledger.index,
@@ -381,6 +402,7 @@ impl Config {
             &mut token.module,
             &mut token.pin_file,
             &mut server.socket,
+            &mut publish.directory,
         ] {
             if !path.as_os_str().is_empty() {
                 *path = base.join(&path);

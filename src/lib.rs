@@ -36,6 +36,7 @@ pub mod governance;
 #[cfg(feature = "daemon")]
 pub mod index;
 pub mod ledger;
+pub mod publish;
 #[cfg(feature = "daemon")]
 pub mod sequencer;
 #[cfg(feature = "daemon")]

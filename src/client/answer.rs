@@ -89,6 +89,13 @@ impl Answer {
     }
 }
 
+/// A sealed entry with its receipt: both as text, so that their bytes are what was hashed and signed.
+#[derive(Debug, Deserialize)]
+pub(super) struct Receipted {
+    pub(super) entry: String,
+    pub(super) receipt: Option<String>,
+}
+
 /// A page of entries.
 #[derive(Debug, Deserialize)]
 pub struct Page {

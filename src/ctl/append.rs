@@ -12,9 +12,10 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::cli::{Append, Draft};
+use super::proof::write_receipt;
 use super::text::{count_of, grouped, printable, printable_message};
 use super::{Failure, Outcome, connect, print, print_line, progress, unexpected};
-use crate::client::{Answer, ClientError, ProblemDoc};
+use crate::client::{Answer, Appended, ClientError, ProblemDoc};
 use crate::ledger::json::{canonicalize, write_string};
 use crate::ledger::score::{PILLAR_NAMES, Score};
 
@@ -33,7 +34,7 @@ pub(super) async fn run(socket: &Path, args: &Append) -> Result<Outcome, Failure
         Some(file) => read_all(file)?,
         None => request(&args.draft)?,
     };
-    one(socket, event, args.json).await
+    one(socket, event, args).await
 }
 
 /// The members of a sealed entry that the summary shows.
@@ -47,13 +48,34 @@ struct Sealed<'a> {
     signing_key_id: &'a str,
 }
 
-async fn one(socket: &Path, event: Vec<u8>, json: bool) -> Result<Outcome, Failure> {
+async fn one(socket: &Path, event: Vec<u8>, args: &Append) -> Result<Outcome, Failure> {
     let doing = "append the event";
+    if let Some(file) = args.receipt.as_ref().filter(|file| file.symlink_metadata().is_ok()) {
+        return Err(Failure::Usage(format!("{} exists: nothing was appended", file.display())));
+    }
     let mut client = connect(socket, doing).await?;
-    let appended = client.append(event.into()).await.map_err(Failure::daemon(doing))?;
+    let (appended, receipt) = match &args.receipt {
+        None => (client.append(event.into()).await.map_err(Failure::daemon(doing))?, None),
+        Some(_) => client.append_with_receipt(event.into()).await.map_err(Failure::daemon(doing))?,
+    };
+    show(&appended, args.json)?;
+    // After the entry is shown: it is sealed, whatever becomes of the receipt.
+    match (&args.receipt, receipt) {
+        (Some(file), Some(receipt)) => write_receipt(file, receipt.as_bytes())?,
+        (Some(_), None) => {
+            // Not the code of a refusal, nor the one that says to try again: the entry is there.
+            let what = "the entry is sealed, but there is no receipt yet: `attestctl proof` gets it later";
+            return Err(Failure::Usage(what.into()));
+        }
+        (None, _) => {}
+    }
+    Ok(Outcome::Done)
+}
+
+fn show(appended: &Appended, json: bool) -> Result<(), Failure> {
+    let doing = "append the event";
     if json {
-        print_line(&appended.line)?;
-        return Ok(Outcome::Done);
+        return print_line(&appended.line);
     }
     let sealed: Sealed<'_> =
         serde_json::from_slice(&appended.line).map_err(|error| unexpected(doing, error.to_string()))?;
@@ -68,8 +90,7 @@ async fn one(socket: &Path, event: Vec<u8>, json: bool) -> Result<Outcome, Failu
         printable(sealed.entry_hash),
         printable(sealed.timestamp),
         printable(sealed.signing_key_id),
-    ))?;
-    Ok(Outcome::Done)
+    ))
 }
 
 /// The request object of an event that was given by options.

@@ -47,6 +47,14 @@ pub enum Command {
     List(List),
     /// Export entries as a bundle that attest-verify checks.
     Export(Export),
+    /// Get the receipt of an entry, which proves to anyone that it is in the ledger.
+    ///
+    /// Ends with 4 while no checkpoint has the entry in it yet, which takes a second or so.
+    Proof(Proof),
+    /// Publish the tree as files that any static web server can serve, or check such files.
+    ///
+    /// The layout is that of c2sp.org/tlog-tiles. Nothing of an entry but its hash is in it.
+    Publish(Publish),
     /// Have the daemon check its whole ledger.
     ///
     /// This is the daemon's own word. For evidence that needs no trust in the daemon, export a
@@ -87,6 +95,10 @@ pub struct Append {
     /// Print the sealed entry, or for a batch each answer, as a line of JSON.
     #[arg(long)]
     pub json: bool,
+
+    /// Write the receipt of the entry into a new file; the answer takes up to a second longer.
+    #[arg(long, value_name = "FILE", conflicts_with = "batch")]
+    pub receipt: Option<PathBuf>,
 
     /// The event itself.
     #[command(flatten)]
@@ -263,6 +275,36 @@ pub struct Export {
     /// The sequence number to stop before.
     #[arg(long, value_name = "N")]
     pub to: Option<u64>,
+}
+
+/// `attestctl proof`
+#[derive(Debug, Args)]
+pub struct Proof {
+    /// A sequence number or an entry id.
+    pub reference: String,
+    /// Write it into a new file instead of to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `attestctl publish`
+#[derive(Debug, Clone, Args)]
+pub struct Publish {
+    /// The directory; with --check also an http:// or https:// URL.
+    #[arg(value_name = "DIR|URL")]
+    pub target: String,
+    /// Check what is published there, without the daemon.
+    #[arg(long, requires = "key")]
+    pub check: bool,
+    /// The ledger's public key, a PEM file; may be given again. Without --check, where left out, what the daemon says.
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// The ledger that it must be of.
+    #[arg(long, value_name = "NAME")]
+    pub origin: Option<String>,
+    /// Print what was done or found as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `attestctl verify`

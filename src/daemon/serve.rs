@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -15,22 +16,25 @@ use super::init::{sign, write_public_key};
 use super::offline::{lines, read_genesis};
 use super::{Fault, host, io, token_options};
 use crate::audit::{self, Expectations, TrustedKeys};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::failpoint;
 use crate::governance::Policy;
 use crate::index::Index;
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
+use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::json;
 use crate::ledger::key::PublicKey;
 use crate::ledger::merkle::{NodeHash, TreeSize};
 use crate::ledger::tile::{Edge, Tile};
+use crate::publish::{self, Published, Publisher, Trust};
 use crate::sequencer::{Outcome, Sequencer, Setup, Submission, Ticket, now};
 use crate::server::budget::Budget;
 use crate::server::listener::{self, Connections, Limits};
 use crate::server::routes;
 use crate::server::service::{Parts, Service};
+use crate::server::tree;
 use crate::store::{Reader, Store, StoreError, Unfinished, algorithm_of, mode_of};
 use crate::token::{Identity, Pool, Token};
 
@@ -46,6 +50,8 @@ const BLOCKING_THREADS: usize = 32;
 /// How often the WAL is looked at, and how large it may be before it is moved into the file.
 const WAL_CHECK: Duration = Duration::from_millis(250);
 const WAL_BYTES: u64 = 8 << 20;
+/// How long a stop may wait for the last publication, of which there is little to do.
+const LAST_PUBLICATION: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop.
 ///
@@ -170,6 +176,8 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         move || tend_wal(&ledger, &sequencer)
     });
 
+    let (stop_publishing, published) = publishing(config, &genesis, &sequencer);
+
     if let Err(error) = listener::raise_nofile_limit() {
         tracing::warn!(%error, "couldn't raise the limit of open files");
     }
@@ -212,7 +220,9 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     listener::serve(socket, routes::router(service), Limits::from(&config.server), connections, shutdown)
         .await;
     sequencer.stop(reason).await;
-    let _ = wal.await;
+    // The checkpoint of the SHUTDOWN entry is published too.
+    drop(stop_publishing);
+    let _ = (wal.await, published.await);
     let _ = std::fs::remove_file(&config.server.socket);
     match sequencer.gauges().fault() {
         Some(fault) => Err(Fault::Stopped(fault)),
@@ -398,6 +408,102 @@ async fn append_own(sequencer: &Sequencer, policy: &Policy, own: Own) -> Result<
             Err(Fault::Stopped(reason))
         }
     }
+}
+
+/// Publishes for as long as what it returns first is kept.
+fn publishing(
+    config: &Config,
+    genesis: &Genesis,
+    sequencer: &Arc<Sequencer>,
+) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
+    let (sender, stopped) = mpsc::channel();
+    let (ledger, settings) = (config.ledger.path.clone(), config.publish.clone());
+    let (key, origin, sequencer) = (genesis.key.clone(), genesis.origin.clone(), sequencer.clone());
+    let task = tokio::task::spawn_blocking(move || {
+        if settings.directory.as_os_str().is_empty() {
+            return;
+        }
+        let trust = Trust { keys: std::slice::from_ref(&key), origin: Some(&origin) };
+        publish_continuously(&ledger, &settings, trust, &sequencer, &stopped);
+    });
+    (sender, task)
+}
+
+/// Publishes what is new at each interval and once more at the end. What fails is logged when it
+/// begins to fail and tried again; the ledger does not depend on it.
+fn publish_continuously(
+    ledger: &Path,
+    settings: &config::Publish,
+    trust: Trust<'_>,
+    sequencer: &Sequencer,
+    stopped: &mpsc::Receiver<()>,
+) {
+    let directory = settings.directory.display();
+    let mut publisher = Publisher::new(&settings.directory);
+    let mut failing = None;
+    let (mut reader, mut done) = (None, None);
+    let mut last = false;
+    while !last {
+        last = stopped.recv_timeout(Duration::from_secs(settings.interval_seconds))
+            == Err(mpsc::RecvTimeoutError::Disconnected);
+        // A stop does not wait long: what is left over is published after the next start.
+        let until = last.then(|| Instant::now() + LAST_PUBLICATION);
+        let stopping = || match until {
+            Some(until) => Instant::now() > until,
+            None => sequencer.gauges().stopping.load(Ordering::Acquire),
+        };
+        match publish_once(ledger, &mut reader, &mut publisher, trust, done, &stopping) {
+            Ok(published) => {
+                if failing.take().is_some() {
+                    tracing::info!(%directory, "publishing again");
+                }
+                if let Some(Published { root, files, .. }) = published {
+                    tracing::debug!(entries = root.size.leaves(), files, %directory, "published");
+                    done = Some(root.size);
+                }
+            }
+            Err(_) if stopping() => {}
+            Err(error) if failing.as_ref() == Some(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, %directory, "couldn't publish; trying again");
+                failing = Some(error);
+            }
+        }
+    }
+}
+
+/// `None` when there is no checkpoint yet, or none but that of the size that is `done`.
+fn publish_once(
+    ledger: &Path,
+    reader: &mut Option<Reader>,
+    publisher: &mut Publisher,
+    trust: Trust<'_>,
+    done: Option<TreeSize>,
+    stopping: &dyn Fn() -> bool,
+) -> Result<Option<Published>, String> {
+    if reader.is_none() {
+        *reader = Some(Reader::open(ledger).map_err(|error| error.to_string())?);
+    }
+    let Some(reader) = reader else { return Ok(None) };
+    let newest = reader.newest_note().map_err(|error| error.to_string())?;
+    if newest.is_none_or(|note| Some(note.checkpoint().root().size) == done) {
+        return Ok(None);
+    }
+    let fetch = |path: &str, _| {
+        if stopping() {
+            return Err("the daemon is stopping".to_owned());
+        }
+        if path == publish::CHECKPOINT {
+            let note = reader.newest_note().map_err(|error| error.to_string())?;
+            return Ok(note.map(|note| note.as_str().as_bytes().to_vec()));
+        }
+        match tree::tile_bytes(reader, path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(problem) if problem.code == Code::NotFound => Ok(None),
+            Err(problem) => Err(problem.detail),
+        }
+    };
+    publisher.publish(trust, fetch, |_, _| {}).map(Some).map_err(|error| error.to_string())
 }
 
 /// Moves the WAL into the file off the commit path, so that commits need not.
