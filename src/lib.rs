@@ -18,6 +18,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "daemon")]
+pub mod anchor;
 pub mod audit;
 pub mod bundle;
 #[cfg(feature = "daemon")]

@@ -3,9 +3,8 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +13,8 @@ use tokio::sync::oneshot;
 use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
 use super::offline::{lines, read_genesis};
-use super::{Fault, host, io, token_options};
+use super::{Fault, anchors, host, io, token_options};
+use crate::anchor::{self, Anchor, Contradiction, Standing};
 use crate::audit::{self, Expectations, TrustedKeys};
 use crate::config::{self, Config};
 use crate::failpoint;
@@ -53,11 +53,41 @@ const WAL_BYTES: u64 = 8 << 20;
 /// How long a stop may wait for the last publication, of which there is little to do.
 const LAST_PUBLICATION: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until it is told to stop.
-///
-/// # Errors
-/// When it can't start, or had to stop because of a fault.
-pub fn serve(config: &Config) -> Result<(), Fault> {
+/// A ledger that holds, with nothing left unsigned and its key unlocked.
+pub(super) struct Opened {
+    pub(super) store: Store,
+    pub(super) reader: Reader,
+    pub(super) genesis: Genesis,
+    /// Which entries were checked in full.
+    pub(super) verified: (u64, u64),
+    pub(super) edge: Edge,
+    pub(super) pool: Arc<Pool>,
+    pub(super) token: Identity,
+    /// All that are configured, and those of them that are not there.
+    pub(super) anchors: Vec<Anchor>,
+    pub(super) missing: Vec<Anchor>,
+    /// How the next entry would be signed if nothing changed.
+    pub(super) algorithm: SignatureAlgorithm,
+}
+
+/// What is to become of an anchor that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absent {
+    /// The ledger is refused.
+    Refused,
+    /// It is to be made.
+    Given,
+}
+
+/// Opens the ledger to extend it, where it and its anchors hold. What is refused without the token is
+/// refused before the token is touched; what an anchor says, before anything is signed.
+pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
+    let refuse = |missing: &[Anchor]| match missing.first().filter(|_| absent == Absent::Refused) {
+        Some(anchor) => {
+            Err(Fault::Anchor(Contradiction { anchor: anchor.clone(), standing: Standing::Missing }))
+        }
+        None => Ok(()),
+    };
     let ledger = &config.ledger.path;
     if ledger.symlink_metadata().is_err() {
         return Err(Fault::NoLedger(ledger.clone()));
@@ -75,16 +105,34 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
     if genesis.origin != config.origin {
         return Err(Fault::OtherOrigin { ledger: genesis.origin, config: config.origin.clone() });
     }
-    // Before the token is touched: a ledger that does not hold is not extended.
     let mut verified = check_tail(&reader, &genesis)?;
     let mut edge = check_tree(&reader, &genesis, verified.0)?;
+    let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
+    let mut anchors = anchors::off_token(config);
+    let mut missing = anchors::check(&anchors, anchored)?;
+    refuse(&missing)?;
     let mut unfinished = store.unfinished(reader.head()?)?;
     let (pool, token) = unlock(config, &genesis)?;
+    let on_token = anchors::on_token(config, &pool);
+    missing.extend(anchors::check(&on_token, anchored)?);
+    refuse(&missing)?;
+    anchors.extend(on_token);
     while let Some(found) = unfinished {
         finish(&mut store, &found, &mut edge, &pool, &genesis.key)?;
         verified = check_tail(&reader, &genesis)?;
         unfinished = store.unfinished(reader.head()?)?;
     }
+    let algorithm = Last::read(&reader, &reader.head()?)?.algorithm;
+    Ok(Opened { store, reader, genesis, verified, edge, pool, token, anchors, missing, algorithm })
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it can't start, or had to stop because of a fault.
+pub fn serve(config: &Config) -> Result<(), Fault> {
+    let Opened { store, reader, genesis, verified, edge, pool, token, anchors, .. } =
+        open(config, Absent::Refused)?;
     let head = reader.head()?;
     let index = Index::open(&config.ledger.index, &reader, |indexed| {
         tracing::info!(indexed, of = head.next.0, "building the index");
@@ -104,7 +152,7 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
         .map_err(io("start the runtime"))?;
     let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
     let index = Arc::new(index);
-    runtime.block_on(run(config, Started { store, genesis, pool, token, index, head, tree, boot }))
+    runtime.block_on(run(config, Started { store, genesis, pool, token, anchors, index, head, tree, boot }))
 }
 
 struct Started {
@@ -112,6 +160,7 @@ struct Started {
     genesis: Genesis,
     pool: Arc<Pool>,
     token: Identity,
+    anchors: Vec<Anchor>,
     index: Arc<Index>,
     head: Head,
     tree: TreeState,
@@ -130,7 +179,8 @@ struct TreeState {
 type Own = (EventType, EventCategory, &'static str, String);
 
 async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, pool, token, index, head, tree, boot } = started;
+    let Started { store, genesis, pool, token, anchors, index, head, tree, boot } = started;
+    let genesis = Arc::new(genesis);
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
     // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
@@ -175,6 +225,11 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         let (ledger, sequencer) = (config.ledger.path.clone(), sequencer.clone());
         move || tend_wal(&ledger, &sequencer)
     });
+    let (stop_anchors, stopped) = mpsc::channel();
+    let kept = tokio::task::spawn_blocking({
+        let (config, genesis, sequencer) = (config.clone(), genesis.clone(), sequencer.clone());
+        move || anchors::keep(&config, anchors, &genesis, &sequencer, &stopped)
+    });
 
     let (stop_publishing, published) = publishing(config, &genesis, &sequencer);
 
@@ -184,9 +239,9 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     let connections = Arc::new(Connections::default());
     let draining = tokio::sync::watch::Sender::new(false);
     let service = Arc::new(Service::new(Parts {
-        origin: genesis.origin,
+        origin: genesis.origin.clone(),
         ledger: config.ledger.path.clone(),
-        key: genesis.key,
+        key: genesis.key.clone(),
         algorithm,
         token,
         pool,
@@ -220,10 +275,14 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     listener::serve(socket, routes::router(service), Limits::from(&config.server), connections, shutdown)
         .await;
     sequencer.stop(reason).await;
-    // The checkpoint of the SHUTDOWN entry is published too.
-    drop(stop_publishing);
+    // The checkpoint of the SHUTDOWN entry is published, and goes into the anchors too.
+    drop((stop_publishing, stop_anchors));
+    let kept = kept.await;
     let _ = (wal.await, published.await);
     let _ = std::fs::remove_file(&config.server.socket);
+    if let Ok(Err(contradiction)) = kept {
+        return Err(Fault::Anchor(contradiction));
+    }
     match sequencer.gauges().fault() {
         Some(fault) => Err(Fault::Stopped(fault)),
         None => {
@@ -344,6 +403,7 @@ fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fau
 
 /// What the last entry says of the time before this start.
 struct Last {
+    /// Its own, or that of the last before what an operator wrote.
     action: String,
     /// How the next entry would be signed if nothing changed.
     algorithm: SignatureAlgorithm,
@@ -356,15 +416,21 @@ impl Last {
             .line(Sequence(head.next.0.saturating_sub(1)))?
             .ok_or_else(|| damaged("is missing".into()))?;
         let entry = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?.entry;
+        // What an operator did since does not tell how the daemon ended.
+        let mut action = entry.action_type.to_owned();
+        let mut at = head.next.0.saturating_sub(1);
+        while action == anchors::ACTION_TYPE && at > 0 {
+            at -= 1;
+            let line = reader.line(Sequence(at))?.ok_or_else(|| damaged("follows none".into()))?;
+            let before = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?;
+            before.entry.action_type.clone_into(&mut action);
+        }
         // A daemon that stopped right after it had changed the mode has signed nothing in it yet.
         let changed = (entry.action_type == MODE_CHANGE)
             .then(|| json::member(entry.action_payload, "to"))
             .flatten()
             .and_then(|mode| algorithm_of(mode.trim_matches('"')));
-        Ok(Last {
-            action: entry.action_type.to_owned(),
-            algorithm: changed.unwrap_or(entry.signature_algorithm),
-        })
+        Ok(Last { action, algorithm: changed.unwrap_or(entry.signature_algorithm) })
     }
 }
 

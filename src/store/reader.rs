@@ -197,6 +197,19 @@ impl Reader {
         Ok(Head::after(&decoded.entry))
     }
 
+    /// The bodies of the entries that are reserved and not signed, of which nobody else may hear: for
+    /// a ledger that is not extended any more.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn unsealed(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let count = self.count()?;
+        self.connection
+            .prepare_cached("SELECT body FROM entries WHERE sequence >= ?1 ORDER BY sequence")
+            .and_then(|mut select| select.query_map([count], |row| row.get(0))?.collect())
+            .map_err(failed("read reserved entries"))
+    }
+
     /// The tree over the first `size` committed entries, to make roots and proofs of.
     ///
     /// # Errors
