@@ -44,6 +44,9 @@ use crate::token::{Pool, SignError};
 const COMMIT_BYTES: usize = 8 << 20;
 /// How many entries may wait, whatever they hold; memory is bounded by the budget of the server.
 const QUEUE_ENTRIES: u64 = 65_536;
+/// From how many commits or entries on the pace is believed.
+const PACED_COMMITS: u32 = 8;
+const PACED_ENTRIES: f64 = 256.0;
 /// How far the wall clock may run ahead of the boot clock before an operator must look.
 const CLOCK_JUMP: Duration = Duration::from_secs(3_600);
 /// How often the disk's free space is looked at.
@@ -371,6 +374,8 @@ struct Thread {
     last_commit: Instant,
     /// Seconds of work and entries, of lately.
     pace: (f64, f64),
+    /// Commits measured.
+    paced: u32,
     clock: Clock,
     disk: Disk,
     sealed_since_start: u64,
@@ -396,6 +401,7 @@ impl Thread {
             stop: None,
             last_commit: Instant::now(),
             pace: (0.0, 0.0),
+            paced: 0,
             clock: Clock::start(),
             sealed_since_start: 0,
         }
@@ -777,7 +783,12 @@ impl Thread {
         *time = *time * 0.75 + self.last_commit.elapsed().as_secs_f64();
         *count = *count * 0.75 + entries;
         self.last_commit = Instant::now();
-        self.gauges.nanos_per_entry.store((*time / *count * 1e9) as u64, Ordering::Relaxed);
+        // The first commits of a start say more of the disk's and the scheduler's mood than of the
+        // token's pace; until more is known, the memory that there is bounds the queue.
+        self.paced += 1;
+        if self.paced >= PACED_COMMITS || *count >= PACED_ENTRIES {
+            self.gauges.nanos_per_entry.store((*time / *count * 1e9) as u64, Ordering::Relaxed);
+        }
     }
 
     fn sign(&mut self, batch: Batch) {
