@@ -49,6 +49,8 @@ pub enum Fault {
     OtherKey { expected: KeyId, found: KeyId },
     #[error("entries from {first} on are reserved for key {key} in mode {mode}, which can't sign them now")]
     OtherReservation { first: u64, key: KeyId, mode: String },
+    #[error("the ledger has no checkpoint yet")]
+    NoCheckpoint,
     #[error("the ledger's last entries do not hold: {}", placed(.0))]
     Tail(crate::audit::Fault),
     #[error("the ledger is not extended: {0}")]
@@ -118,6 +120,7 @@ impl Fault {
             | Fault::Reason
             | Fault::NotItsAnchor(_)
             | Fault::SuccessorOrigin { .. }
+            | Fault::NoCheckpoint
             | Fault::Token(_)
             | Fault::Sign(_)
             | Fault::Store(_)
@@ -166,6 +169,9 @@ impl Fault {
                 "find out which ledger it belongs to, and give the new one another origin, and another `anchor.file`".into()
             }
             Fault::NoAnchor => "set `anchor.file` or `anchor.token`".into(),
+            Fault::NoCheckpoint => {
+                "start the daemon on it once: it signs one when it starts and when it stops".into()
+            }
             Fault::Store(StoreError::Locked(_)) => "is the daemon running already?".into(),
             Fault::Index(IndexError::Ahead { index, .. }) => format!(
                 "the ledger's tail was cut, or an older copy or another ledger was put in its place: find the newest one \

@@ -15,7 +15,7 @@ use super::init::{sign, write_public_key};
 use super::offline::{lines, read_genesis};
 use super::{Fault, anchors, host, io, token_options};
 use crate::anchor::{self, Anchor, Contradiction, Standing};
-use crate::audit::{self, Expectations, TrustedKeys};
+use crate::audit::{self, Before, Expectations, TrustedKeys};
 use crate::config::{self, Config};
 use crate::failpoint;
 use crate::governance::Policy;
@@ -337,6 +337,11 @@ fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
     let from = count.saturating_sub(CHECKED_AT_START);
     let mut expectations = Expectations::trusting(TrustedKeys::only(genesis.key.clone()));
     expectations.after = Some(head_before(reader, from)?);
+    if from > 0 {
+        let size = TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
+        let tree = reader.tree(from)?.frontier(size).map_err(StoreError::from)?;
+        expectations.before = Some(Before { origin: genesis.origin.clone(), tree });
+    }
     expectations.threads = NonZeroUsize::new(2);
     let verdict = audit::audit(lines(reader, Sequence(from), Sequence(count)), &expectations)
         .map_err(io("check the last entries"))?;
