@@ -288,8 +288,8 @@ impl Bundle {
     pub fn claims(&mut self) -> Result<(Note, PublicKey), Interruption> {
         self.source.find()?;
         let (note, _) = self.source.open(CHECKPOINT, &mut |_| {})?.into_text()?;
-        let note = Note::parse(&note)
-            .map_err(|fault| Fault::new(Code::Note).within(CHECKPOINT).because(fault))?;
+        let note =
+            Note::parse(&note).map_err(|fault| Fault::new(Code::Note).within(CHECKPOINT).because(fault))?;
         let (pem, _) = self.source.open(PUBLIC_KEY, &mut |_| {})?.into_text()?;
         let key = read_pem(&pem).ok_or_else(|| Fault::new(Code::GenesisKey).within(PUBLIC_KEY))?;
         Ok((note, key))
@@ -370,7 +370,9 @@ impl Bundle {
         };
         if let Some(before) = &expectations.before {
             verdict.origin.get_or_insert_with(|| before.origin.clone());
-            verdict.checked.push(format!("the genesis of {}, and that the range is of its ledger", before.origin));
+            verdict
+                .checked
+                .push(format!("the genesis of {}, and that the range is of its ledger", before.origin));
         } else if verdict.first != Some(0) {
             let detail = "missing, and so is all that ties this part to the ledger";
             return Err(Fault::new(Code::TreeProof).within(PROOFS).because(detail).into());
@@ -394,7 +396,8 @@ impl Bundle {
             check_known(known, &grown, Some(newest), verdict, &expectations)?;
         }
         let commit = proofs.and_then(|proofs| proofs.commit.as_deref());
-        let measure = self.check_notes(&expectations, origin, end, on_read, |notes| notes.finish(grown, commit))?;
+        let measure =
+            self.check_notes(&expectations, origin, end, on_read, |notes| notes.finish(grown, commit))?;
         measures.insert(CHECKPOINTS.to_owned(), measure);
 
         let manifest = Manifest::parse(&manifest)?;
@@ -500,7 +503,9 @@ impl Proofs {
                 .map_err(|fault| wrong(format!("that entry {index} is under the checkpoint: {fault}")))?;
             if *index == 0 {
                 let origin = origin_of(&entry).unwrap_or_default();
-                for expected in expectations.origin.iter().map(String::as_str).chain([note.checkpoint().origin()]) {
+                for expected in
+                    expectations.origin.iter().map(String::as_str).chain([note.checkpoint().origin()])
+                {
                     if origin != expected {
                         let detail = format!("`{origin}` instead of `{expected}`");
                         return Err(Fault::new(Code::Origin).within(PROOFS).because(detail));

@@ -32,6 +32,7 @@ use crate::governance::{Admitted, Policy};
 use crate::index::{Fact, Index};
 use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::{Checkpoint, Note};
+use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::key::{KeyId, Signature};
@@ -156,7 +157,7 @@ pub struct Gauges {
     /// Whether no more entries are taken.
     pub stopping: AtomicBool,
     /// Set once when the daemon must stop.
-    fault: Mutex<Option<String>>,
+    fault: Mutex<Option<(Code, String)>>,
     head: Mutex<Option<Head>>,
     /// The newest signed checkpoint since the start.
     note: watch::Sender<Option<Arc<Note>>>,
@@ -169,10 +170,16 @@ impl Gauges {
         self.head.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Head::EMPTY)
     }
 
+    /// As what clients hear of [`Gauges::fault`], whose text is for the log.
+    #[must_use]
+    pub fn fault_code(&self) -> Option<Code> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(code, _)| *code)
+    }
+
     /// Why the sequencer stopped, if it did because of a fault.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone().map(|(_, fault)| fault)
     }
 }
 
@@ -470,9 +477,9 @@ impl Thread {
             Message::Mode(algorithm) => self.switch = Some(algorithm),
             Message::Signed(_, Err(error)) => {
                 // Reserved and unsigned: the next start signs exactly these.
-                self.note_fault(format!("the token can't sign: {error}"));
+                self.note_fault(Code::TokenUnavailable, format!("the token can't sign: {error}"));
             }
-            Message::Fault(fault) => self.note_fault(fault),
+            Message::Fault(fault) => self.note_fault(Code::Internal, fault),
             Message::Stop { reason, done } => {
                 let payload = format!(
                     "{{\"entries_sealed\":{},\"reason\":{}}}",
@@ -495,8 +502,8 @@ impl Thread {
         }
     }
 
-    fn note_fault(&self, fault: String) {
-        self.gauges.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+    fn note_fault(&self, code: Code, fault: String) {
+        self.gauges.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((code, fault));
     }
 
     fn waiting(&self) -> u64 {
@@ -723,6 +730,8 @@ impl Thread {
             (Err(error), reserve) => {
                 // Reserved or not, nobody knows; it is answered like what is.
                 self.flights.extend(reserve.map(|batch| Flight { job: 0, batch, signatures: None }));
+                let code = if error.is_full() { Code::StorageFull } else { Code::Internal };
+                self.note_fault(code, error.to_string());
                 Err(error.to_string())
             }
         }
@@ -740,7 +749,7 @@ impl Thread {
         {
             // A restart builds what is missing; without it nobody could tell for long which ids
             // were used. The clients of this commit are answered before we stop.
-            self.note_fault(format!("the index can't be written: {error}"));
+            self.note_fault(Code::Internal, format!("the index can't be written: {error}"));
         }
         let count = committed.entries().len() as u64;
         self.sealed_since_start += count;
@@ -860,7 +869,7 @@ impl Thread {
     fn fail(mut self, inbox: &Receiver<Message>, fault: &str) {
         tracing::error!(fault, "stopping");
         self.gauges.stopping.store(true, Ordering::Release);
-        self.note_fault(fault.to_owned());
+        self.note_fault(Code::Internal, fault.to_owned());
         for Flight { batch, .. } in std::mem::take(&mut self.flights) {
             let ids: Vec<EntryId> = batch.reservation.entries.iter().map(|r| r.entry.id()).collect();
             let unknown = batch

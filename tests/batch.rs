@@ -379,7 +379,10 @@ fn a_client_that_never_reads_is_cut_off_and_what_was_sealed_stays() {
     assert!(cut_off.contains(&error.kind()), "{error}");
     assert!(since.elapsed() < Duration::from_secs(25));
     // What it left behind holds up nobody, and costs no memory.
-    assert_eq!(Answer::parse(&daemon.raw(b"GET /livez HTTP/1.1\r\nconnection: close\r\n\r\n")).status, 200);
+    assert_eq!(
+        Answer::parse(&daemon.raw(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).status,
+        200
+    );
     daemon.append(REQUEST);
     let deadline = Instant::now() + Duration::from_secs(10);
     while daemon.get("/v1/stats").json()["queue"]["bytes"] != 0 {

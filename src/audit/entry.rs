@@ -201,9 +201,7 @@ fn check_governance(entry: &EntryView<'_>) -> Result<(), Fault> {
         return Err(Fault::new(Code::Quorum).at("/quorum_met").because("nothing was required"));
     }
     let followed = entry.action_type == MODE_CHANGE;
-    if entry.is_daemons()
-        && !followed
-        && UNJUDGED.iter().any(|prefix| entry.action_type.starts_with(prefix))
+    if entry.is_daemons() && !followed && UNJUDGED.iter().any(|prefix| entry.action_type.starts_with(prefix))
     {
         return unjudged("/action_type");
     }

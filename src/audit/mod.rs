@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use entry::{GENESIS, TrustedKeys, check_entry};
 pub(crate) use entry::origin_of;
+pub use entry::{GENESIS, TrustedKeys, check_entry};
 pub(crate) use growth::Grown;
 pub(crate) use notes::{Notes, check_known, check_newest, read_note};
 pub use receipt::{ReceiptVerdict, verify_receipt};

@@ -1,9 +1,9 @@
 //! Checkpoints, held against the tree that the entries make.
 
+use super::Expectations;
 use super::entry::TrustedKeys;
 use super::growth::{Commit, Commits, Grown};
 use super::verdict::{CheckpointSeen, Fault, Verdict};
-use super::Expectations;
 use crate::ledger::checkpoint::{Note, NoteFault};
 use crate::ledger::code::Code;
 use crate::ledger::key::Signature;
@@ -80,7 +80,9 @@ pub(crate) fn check_newest(
         }
     }
     verdict.checkpoint = Some(CheckpointSeen::from(root));
-    verdict.checked.push(format!("the newest checkpoint, of {} entries, is signed and of this tree", root.size));
+    verdict
+        .checked
+        .push(format!("the newest checkpoint, of {} entries, is signed and of this tree", root.size));
     if let Some(unanchored) = verdict.last.filter(|last| *last >= root.size.leaves()) {
         let first = root.size.leaves().max(verdict.first.unwrap_or(0));
         verdict.not_checked.push(format!(
@@ -117,7 +119,9 @@ pub(crate) fn check_known(
                 known.size, known.hash, ours.hash
             )));
         }
-        None if grown.root.is_some() && end.max(newest.map_or(TreeSize::EMPTY, |newest| newest.size)) < known.size => {
+        None if grown.root.is_some()
+            && end.max(newest.map_or(TreeSize::EMPTY, |newest| newest.size)) < known.size =>
+        {
             return Err(Fault::new(Code::Rollback)
                 .because(format!("it had {} entries, and now there are {end}", known.size)));
         }

@@ -64,7 +64,8 @@ pub fn verify_receipt(
             .into(),
     );
     verdict.not_checked.push(
-        "uniqueness: whether others were shown another ledger, only a comparison of checkpoints can tell".into(),
+        "uniqueness: whether others were shown another ledger, only a comparison of checkpoints can tell"
+            .into(),
     );
     verdict.not_checked.push("whether what was recorded is true".into());
     verdict
@@ -80,7 +81,9 @@ impl ReceiptVerdict {
     ) -> Result<(), Fault> {
         let signer = canonical::decode(line).map_err(Fault::from)?.entry.signing_key_id;
         let key = keys.iter().find(|key| key.id() == signer).ok_or_else(|| {
-            Fault::new(Code::UnknownKey).at("/signing_key_id").because(format!("the entry names key {signer}"))
+            Fault::new(Code::UnknownKey)
+                .at("/signing_key_id")
+                .because(format!("the entry names key {signer}"))
         })?;
         let entry = check_entry(line, &TrustedKeys::only(key.clone()))?;
         self.sequence_number = Some(entry.sequence_number.0);
@@ -153,10 +156,7 @@ fn receipt_fault(fault: &ReceiptFault) -> Fault {
 /// A report for people, like that of a [`Verdict`](super::Verdict).
 impl std::fmt::Display for ReceiptVerdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let facts = [
-            ("Entry hash:  ", &self.entry_hash),
-            ("Signed by:   ", &self.key_id),
-        ];
+        let facts = [("Entry hash:  ", &self.entry_hash), ("Signed by:   ", &self.key_id)];
         let title = match (&self.origin, self.sequence_number) {
             (Some(origin), Some(sequence)) => format!("entry {sequence} of {origin}"),
             (None, Some(sequence)) => format!("entry {sequence}"),

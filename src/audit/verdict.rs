@@ -234,11 +234,17 @@ fn meaning(code: Code) -> &'static str {
         Code::Sequence | Code::ChainBroken => {
             "entries were removed, inserted, repeated or reordered, or come from another ledger"
         }
-        Code::SignatureMode => "whoever sealed it did not keep the ledger's own rule of how entries are signed",
+        Code::SignatureMode => {
+            "whoever sealed it did not keep the ledger's own rule of how entries are signed"
+        }
         Code::Truncated => "entries were cut off at the end, or the bundle is not what an export makes",
         Code::Rollback => "an older copy of the ledger was put in the place of the one that you knew",
-        Code::Fork => "there are two histories of this ledger, both signed: somebody has been shown another one",
-        Code::KnownUnshown => "nothing bad: export a range that goes from before the known checkpoint to after it",
+        Code::Fork => {
+            "there are two histories of this ledger, both signed: somebody has been shown another one"
+        }
+        Code::KnownUnshown => {
+            "nothing bad: export a range that goes from before the known checkpoint to after it"
+        }
         Code::CheckpointRoot | Code::CheckpointOrder | Code::CheckpointMissing => {
             "the ledger's word on what it holds does not fit the entries: they were changed, or it forked"
         }

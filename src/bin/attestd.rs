@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use attestd::config::{Config, DEFAULT_PATH, LogLevel};
 use attestd::daemon::{Fault, anchors, init, offline::Offline, serve, successor::Predecessor};
+use attestd::server::listener;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -178,6 +179,7 @@ fn run(config: &Path, log_level: Option<LogLevel>) -> Result<ExitCode, Fault> {
 
 fn check(path: &Path) -> Result<ExitCode, Fault> {
     let config = Config::load(path)?;
+    listener::socket_group(&config.server)?;
     say(&format!(
         "{} is a valid configuration.\n\n  origin       {}\n  ledger       {}\n  index        {}\n  public key   {}\n  \
          token        {}\n  module       {}\n  socket       {} (mode {:04o}{})\n  mode         each\n  log level    {}\n",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::pages::ExitCodes;
@@ -25,7 +25,8 @@ pub const EXIT_CODES: ExitCodes = &[
 #[command(arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
     /// The daemon's socket.
-    #[arg(long, global = true, env = "ATTESTD_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    #[arg(long, global = true, env = "ATTESTD_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET,
+          value_parser = socket_path(), value_name = "PATH")]
     pub socket: PathBuf,
 
     /// What to do.
@@ -39,7 +40,9 @@ pub struct Cli {
 pub enum Command {
     /// Append one event, given by options or as JSON, or a batch of them.
     ///
-    /// The event is durable and signed when the command ends with 0.
+    /// The event is durable and signed when the command ends with 0. It is too where only the
+    /// answer could not be written: the command ends with 2 then, and names the entry on standard
+    /// error.
     Append(Append),
     /// Show one entry.
     Get(Get),
@@ -210,7 +213,7 @@ pub struct List {
     #[arg(long = "category", value_name = "CATEGORY", ignore_case = true,
           value_parser = words(EventCategory::ALL.iter().map(|w| w.as_str())), help_heading = "Filters")]
     pub event_category: Option<String>,
-    /// Only this actor.
+    /// Only this actor, in the form that is stored: uid:N/ID for what a client called ID.
     #[arg(long, value_name = "ID", help_heading = "Filters")]
     pub actor_id: Option<String>,
     /// Only this action type.
@@ -224,10 +227,12 @@ pub struct List {
           value_parser = words(ExecutionStatus::ALL.iter().map(|w| w.as_str())), help_heading = "Filters")]
     pub execution_status: Option<String>,
     /// Only this severity.
-    #[arg(long, value_name = "N", conflicts_with = "severity_min", help_heading = "Filters")]
+    #[arg(long, value_name = "N", conflicts_with = "severity_min", help_heading = "Filters",
+          value_parser = clap::value_parser!(u8).range(..=i64::from(MAX_SEVERITY)))]
     pub severity: Option<u8>,
     /// Only this severity and over.
-    #[arg(long, value_name = "N", help_heading = "Filters")]
+    #[arg(long, value_name = "N", help_heading = "Filters",
+          value_parser = clap::value_parser!(u8).range(..=i64::from(MAX_SEVERITY)))]
     pub severity_min: Option<u8>,
     /// Only entries of this time and later: RFC 3339, or a span before now such as 90m, 24h or 7d.
     #[arg(long, value_name = "TIME", value_parser = super::list::instant, help_heading = "Filters")]
@@ -357,6 +362,11 @@ pub enum Mode {
     Batch,
 }
 
+/// A parser for the path of the socket. `ATTESTD_SOCKET=` is as good as none.
+fn socket_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(|path| if path.is_empty() { DEFAULT_SOCKET.into() } else { path.into() })
+}
+
 /// A parser for one of `all`, in upper or lower case.
 fn words(all: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(all).map(|word| word.to_uppercase())
@@ -428,11 +438,25 @@ mod tests {
             parse(&[&base[..], &["ACTION", "--environment", "novalue"]].concat()).err(),
             Some(ErrorKind::ValueValidation)
         );
+        for option in ["--severity", "--severity-min"] {
+            assert_eq!(parse(&["list", option, "11"]).err(), Some(ErrorKind::ValueValidation));
+            assert!(parse(&["list", option, "10"]).is_ok());
+        }
         assert!(parse(&["list", "--event-type", "boot", "--since", "7d"]).is_ok());
         assert_eq!(parse(&["list", "--since", "tomorrow-ish"]).err(), Some(ErrorKind::ValueValidation));
         assert_eq!(parse(&["list", "--all", "--limit", "3"]).err(), Some(ErrorKind::ArgumentConflict));
         assert_eq!(parse(&["bench", "--clients", "0"]).err(), Some(ErrorKind::ValueValidation));
         assert!(parse(&["bench", "--mode", "single,batch"]).is_ok());
+    }
+
+    #[test]
+    fn an_empty_socket_is_the_default() {
+        let socket = |path| {
+            let cli = Cli::try_parse_from(["attestctl", "--socket", path, "status"]).expect("valid");
+            cli.socket
+        };
+        assert_eq!(socket(""), std::path::Path::new(DEFAULT_SOCKET));
+        assert_eq!(socket("/s"), std::path::Path::new("/s"));
     }
 
     #[test]

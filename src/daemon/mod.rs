@@ -112,6 +112,7 @@ impl Fault {
             Fault::Store(error) | Fault::Index(IndexError::Store(error)) if needs_operator(error) => {
                 OPERATOR_NEEDED
             }
+            Fault::Bind(BindError::NotASocket(_) | BindError::UnknownGroup(_)) => OPERATOR_NEEDED,
             Fault::Exists(_)
             | Fault::Anchor(_)
             | Fault::AnchorAccess(_)
@@ -183,7 +184,38 @@ impl Fault {
             | Fault::Index(IndexError::Store(StoreError::Damaged(_))) => {
                 "do not repair or extend it: export what there is (`attestd export`) and keep the file as evidence".into()
             }
-            _ => return None,
+            Fault::Bind(BindError::NotASocket(path)) => format!(
+                "find out what {} is, and move it away or set `server.socket` to another path",
+                path.display()
+            ),
+            Fault::Bind(BindError::UnknownGroup(_)) => {
+                "make the group, or set `server.socket_group` to one that there is".into()
+            }
+            // These say themselves what is wanted, or nothing is known that always helps.
+            Fault::Config(_)
+            | Fault::Uri(_)
+            | Fault::NoPin
+            | Fault::Genesis { .. }
+            | Fault::AnchorAccess(_)
+            | Fault::NothingMissing
+            | Fault::Reason
+            | Fault::NotItsAnchor(_)
+            | Fault::SuccessorOrigin { .. }
+            | Fault::Token(_)
+            | Fault::Sign(_)
+            | Fault::Store(
+                StoreError::Exists(_)
+                | StoreError::NotALedger(_)
+                | StoreError::Newer { .. }
+                | StoreError::OldSqlite(_)
+                | StoreError::Full(_)
+                | StoreError::Sqlite { .. }
+                | StoreError::Io { .. },
+            )
+            | Fault::Index(_)
+            | Fault::Bind(BindError::InUse(_) | BindError::System { .. })
+            | Fault::Io { .. }
+            | Fault::Stopped(_) => return None,
         })
     }
 }

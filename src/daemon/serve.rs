@@ -338,7 +338,8 @@ fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
     let mut expectations = Expectations::trusting(TrustedKeys::only(genesis.key.clone()));
     expectations.after = Some(head_before(reader, from)?);
     if from > 0 {
-        let size = TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
+        let size =
+            TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
         let tree = reader.tree(from)?.frontier(size).map_err(StoreError::from)?;
         expectations.before = Some(Before { origin: genesis.origin.clone(), tree });
     }

@@ -45,10 +45,9 @@ pub(super) async fn export(
         let ledger = service.ledger.clone();
         let (sender, receiver) = mpsc::channel(PIECES);
         let planning = service.clone();
-        let (reader, extract) =
-            tokio::task::spawn_blocking(move || plan(&planning, &ledger, from, to))
-                .await
-                .unwrap_or_else(|error| Err(internal("an export", &error)))?;
+        let (reader, extract) = tokio::task::spawn_blocking(move || plan(&planning, &ledger, from, to))
+            .await
+            .unwrap_or_else(|error| Err(internal("an export", &error)))?;
         let count = extract.to - extract.from;
         // A thread of its own: an export lasts as long as its reader likes.
         std::thread::Builder::new()
@@ -99,7 +98,8 @@ fn parse_range(parameters: &[(String, String)]) -> Result<(u64, Option<u64>), Pr
 fn plan(service: &Service, ledger: &Path, from: u64, to: Option<u64>) -> Result<(Reader, Extract), Problem> {
     let reader = Reader::open(ledger)?;
     let extract = Extract::plan(&reader, &service.origin, &service.key, from, to)?;
-    let extract = extract.ok_or_else(|| Problem::new(Code::CheckpointPending, "there is no checkpoint yet"))?;
+    let extract =
+        extract.ok_or_else(|| Problem::new(Code::CheckpointPending, "there is no checkpoint yet"))?;
     Ok((reader, extract))
 }
 
