@@ -32,6 +32,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 mod answer;
 mod wire;
 
+use answer::Receipted;
 pub use answer::{Acknowledgement, Answer, Head, Page, ProblemDoc, Queue, RawRates, Stats, Token, decode};
 use wire::{Outgoing, broken, open};
 
@@ -154,6 +155,22 @@ impl Client {
         Ok(Appended { created, line: collect(response).await? })
     }
 
+    /// [`Client::append`] with the entry's receipt, which is `None` when the daemon has none yet:
+    /// the entry is sealed all the same.
+    ///
+    /// # Errors
+    /// As [`Client::append`].
+    pub async fn append_with_receipt(
+        &mut self,
+        event: Bytes,
+    ) -> Result<(Appended, Option<String>), ClientError> {
+        let request = post("/v1/entries?receipt=1", "application/json", Outgoing::Whole(event))?;
+        let response = self.send(request).await?;
+        let created = response.status() == StatusCode::CREATED;
+        let Receipted { entry, receipt } = decode(&collect(response).await?)?;
+        Ok((Appended { created, line: entry.into() }, receipt))
+    }
+
     /// Appends a batch. `lines` yields NDJSON in pieces of any size; it is read while the answers
     /// come in, so it must not wait for them unless it has yielded what they answer. When it
     /// ends, so does the batch.
@@ -181,6 +198,15 @@ impl Client {
     pub async fn entry(&mut self, reference: &str) -> Result<Bytes, ClientError> {
         let encoded = utf8_percent_encode(reference, Query::ESCAPED);
         self.get_json(&format!("/v1/entries/{encoded}")).await
+    }
+
+    /// The receipt of the entry `reference`, a tlog-proof.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; where no checkpoint has the entry yet, [`ClientError::Unavailable`].
+    pub async fn proof(&mut self, reference: &str) -> Result<Bytes, ClientError> {
+        let encoded = utf8_percent_encode(reference, Query::ESCAPED);
+        self.get_json(&format!("/v1/entries/{encoded}/proof")).await
     }
 
     /// One page of the entries that match. A page can hold fewer than its limit, or none, although

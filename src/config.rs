@@ -52,6 +52,12 @@ pub struct Config {
     /// What a signature covers.
     #[serde(default)]
     pub signing: Signing,
+    /// Where the tree is published.
+    #[serde(default)]
+    pub publish: Publish,
+    /// Where the newest checkpoint is kept beside the ledger.
+    #[serde(default)]
+    pub anchor: Anchor,
 }
 
 /// `log_level`.
@@ -275,6 +281,47 @@ pub enum SigningMode {
     Commit,
 }
 
+/// `[publish]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Publish {
+    /// Where the tree is published, continuously; empty for nowhere.
+    pub directory: PathBuf,
+    /// How often it is looked whether there is a newer checkpoint to publish.
+    #[serde(deserialize_with = "within::<_, 1, 86_400>")]
+    pub interval_seconds: u64,
+}
+
+impl Default for Publish {
+    fn default() -> Self {
+        // Each round leaves up to a partial tile a level, with 255 of which a full one is reached.
+        Publish { directory: PathBuf::new(), interval_seconds: 10 }
+    }
+}
+
+/// `[anchor]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Anchor {
+    /// A file for the newest checkpoint, on another medium where there is one; empty for none.
+    pub file: PathBuf,
+    /// How often it is written while entries come. It is a few hundred bytes and two `fsync`s.
+    #[serde(deserialize_with = "within::<_, 1, 3600>")]
+    pub file_interval_seconds: u64,
+    /// Whether the newest checkpoint is kept in a data object on the token.
+    pub token: bool,
+    /// How often that is written while entries come. Flash that takes 100,000 writes of one block
+    /// lasts eleven years at one an hour.
+    #[serde(deserialize_with = "within::<_, 1, 604_800>")]
+    pub token_interval_seconds: u64,
+}
+
+impl Default for Anchor {
+    fn default() -> Self {
+        Anchor { file: PathBuf::new(), file_interval_seconds: 1, token: false, token_interval_seconds: 3600 }
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -317,14 +364,19 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let invalid = |line, problem| ConfigError::Invalid { path: path.to_owned(), line, problem };
         let mut config: Config = toml::from_str(text).map_err(|error| {
+            let problem = without_value(error.message().trim_end());
             // What is missing altogether is missing from the whole text.
             let span = error.span().filter(|span| *span != (0..text.len()));
-            let line = span.map(|span| text[..span.start.min(text.len())].matches('\n').count());
-            let quoted = line.and_then(|n| text.lines().nth(n)).map(str::trim).unwrap_or_default();
-            let problem = error.message().trim_end();
-            let problem =
-                if quoted.is_empty() { problem.to_owned() } else { format!("`{quoted}`: {problem}") };
-            invalid(line.map(|n| n + 1), problem)
+            let Some(before) = span.and_then(|span| text.get(..span.start)) else {
+                return invalid(None, problem);
+            };
+            let (line, column) = place_of(before);
+            // The line itself is not shown: a PIN that somebody put there would be in the log.
+            let problem = match text.lines().nth(line - 1).and_then(option_of) {
+                Some(option) => format!("option `{option}`, column {column}: {problem}"),
+                None => format!("column {column}: {problem}"),
+            };
+            invalid(Some(line), problem)
         })?;
         config.check().map_err(|(option, problem)| {
             invalid(line_of(text, option), format!("option `{option}` {problem}"))
@@ -373,7 +425,7 @@ impl Config {
     }
 
     fn place(&mut self, base: &Path) {
-        let Config { ledger, token, server, .. } = self;
+        let Config { ledger, token, server, publish, anchor, .. } = self;
         for path in [
             &mut ledger.path,
             &mut ledger.index,
@@ -381,6 +433,8 @@ impl Config {
             &mut token.module,
             &mut token.pin_file,
             &mut server.socket,
+            &mut publish.directory,
+            &mut anchor.file,
         ] {
             if !path.as_os_str().is_empty() {
                 *path = base.join(&path);
@@ -391,6 +445,31 @@ impl Config {
                 *path = ledger.path.with_file_name(name);
             }
         }
+    }
+}
+
+/// The line and the column, both from 1, at which `before` ends.
+fn place_of(before: &str) -> (usize, usize) {
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+}
+
+/// The option that `line` sets, where it is written in the plain way.
+fn option_of(line: &str) -> Option<&str> {
+    let (name, _) = line.split_once('=')?;
+    let name = name.trim();
+    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-');
+    plain.then_some(name)
+}
+
+/// What serde or the parser says, without the value of which it says it.
+fn without_value(message: &str) -> String {
+    let names_value = ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant "];
+    match message.rsplit_once(", expected ") {
+        Some((_, expected)) if names_value.iter().any(|start| message.starts_with(start)) => {
+            format!("expected {expected}")
+        }
+        _ => message.to_owned(),
     }
 }
 
@@ -435,12 +514,18 @@ fn urls<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let urls = Vec::<String>::deserialize(from)?;
     let is_url = |url: &String| {
         let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-        rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()))
+        // Every entry repeats the list, and with it what would be a password.
+        let has_user = |rest: &str| rest.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@'));
+        rest.is_some_and(|rest| {
+            !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()) && !has_user(rest)
+        })
     };
     if urls.len() <= MAX_REPLICAS && urls.iter().all(is_url) {
         Ok(urls)
     } else {
-        Err(serde::de::Error::custom("must be at most 16 URLs that begin with `https://` or `http://`"))
+        Err(serde::de::Error::custom(
+            "must be at most 16 URLs that begin with `https://` or `http://`, without a user or a password",
+        ))
     }
 }
 
@@ -515,11 +600,17 @@ mod tests {
     #[test]
     fn errors_name_file_line_option_and_what_is_allowed() {
         let cases = [
-            ("sessions = 65\n", "attestd.toml:5: `sessions = 65`: must be a whole number from 1 to 64"),
-            ("sessions = \"2\"\n", "attestd.toml:5: `sessions = \"2\"`: must be a whole number from 1 to 64"),
+            (
+                "sessions = 65\n",
+                "attestd.toml:5: option `sessions`, column 12: must be a whole number from 1 to 64",
+            ),
+            (
+                "sessions = \"2\"\n",
+                "attestd.toml:5: option `sessions`, column 12: must be a whole number from 1 to 64",
+            ),
             (
                 "[server]\nsoket = \"x\"\n",
-                "attestd.toml:6: `soket = \"x\"`: unknown field `soket`, expected one of `socket`",
+                "attestd.toml:6: option `soket`, column 1: unknown field `soket`, expected one of `socket`",
             ),
             (
                 "[server]\nsocket_mode = \"0888\"\n",
@@ -534,7 +625,7 @@ mod tests {
                 "[limits]\nrequest_bytes = 16777216\n",
                 "attestd.toml:6: option `limits.request_bytes` is 16777216, and must be at most 8388608",
             ),
-            ("[signing]\nmode = \"all\"\n", "unknown variant `all`, expected `each` or `commit`"),
+            ("[signing]\nmode = \"all\"\n", "option `mode`, column 8: expected `each` or `commit`"),
             ("[governance]\n", "unknown field `governance`"),
             (
                 "pin_file = \"p\"\npin_credential = \"c\"\n",
@@ -549,14 +640,58 @@ mod tests {
         for (old, new, expected) in [
             ("origin = \"ledger.example.org\"\n", "", "missing field `origin`"),
             ("uri = \"pkcs11:token=t\"\n", "", "missing field `uri`"),
-            ("ledger.example.org", "attestd-x", "attestd.toml:1: `origin = \"attestd-x\"`: must be 1 to 255"),
+            (
+                "ledger.example.org",
+                "attestd-x",
+                "attestd.toml:1: option `origin`, column 10: must be 1 to 255",
+            ),
             ("token=t", "token=t?pin-value=1", "without `pin-value`"),
-            ("origin", "log_level = \"loud\"\norigin", "unknown variant `loud`, expected one of `error`"),
+            (
+                "origin",
+                "log_level = \"loud\"\norigin",
+                "option `log_level`, column 13: expected one of `error`",
+            ),
             ("origin", "replicas = [\"ftp://x\"]\norigin", "must be at most 16 URLs"),
         ] {
             let error = parse(&REQUIRED.replace(old, new)).expect_err(expected);
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_line_says_is_not_in_its_error() {
+        for line in [
+            "pin = 73914628",
+            "pin = \"73914628\"",
+            "pin = '73914628",
+            "pin: 73914628",
+            "pin_file = 73914628",
+            "pin_credential = [73914628]",
+            "sessions = 73914628",
+            "sessions = \"73914628\"",
+            "uri = \"pkcs11:token=t?pin-value=73914628\"",
+            "73914628",
+            "= 73914628",
+            "pin-value = 73914628 # 73914628",
+            "[server]\nsocket = 73914628",
+            "[signing]\nmode = \"73914628\"",
+            "[server]\nsocket_mode = \"73914628\"",
+        ] {
+            let text = REQUIRED.replace("uri = \"pkcs11:token=t\"\n", "");
+            for text in [format!("{REQUIRED}{line}\n"), format!("{text}{line}\n")] {
+                let error = parse(&text).expect_err(line);
+                assert!(!error.contains("73914628"), "{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_replica_has_no_password() {
+        for url in ["https://u:p@host/", "http://u@host", "https://a:b@[::1]:8/x?y"] {
+            let error = parse(&format!("replicas = [\"{url}\"]\n{REQUIRED}")).expect_err(url);
+            assert!(error.contains("without a user or a password") && !error.contains(url), "{error}");
+        }
+        assert!(parse(&format!("replicas = [\"https://host/a@b\"]\n{REQUIRED}")).is_ok());
     }
 
     #[test]

@@ -33,6 +33,8 @@ const FLUSH_ENTRIES: usize = 4_096;
 const IDLE_FLUSH: std::time::Duration = std::time::Duration::from_millis(500);
 /// How many committed batches may wait for the index thread before the sequencer waits for it.
 const BACKLOG: usize = 1_024;
+/// An index of so many entries is counted while the daemon starts, which takes a few milliseconds.
+const COUNTED_AT_START: u64 = 100_000;
 /// Rows that one page of a list may look at, so that a rare combination can't hold a reader long.
 const SCAN_ROWS: u64 = 500_000;
 
@@ -58,6 +60,28 @@ pub enum IndexError {
     /// The ledger could not be read to build the index from.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The index has seen entries that the ledger does not have.
+    #[error(
+        "the index {} has seen entry {}, and the ledger of {count} entries does not have it",
+        index.display(),
+        indexed - 1
+    )]
+    Ahead {
+        /// The index.
+        index: PathBuf,
+        /// How many entries it has seen.
+        indexed: u64,
+        /// How many there are.
+        count: u64,
+    },
+    /// The index has lost entries.
+    #[error("the index should have {indexed} entries and has {found}")]
+    Incomplete {
+        /// How many entries it has seen.
+        indexed: u64,
+        /// How many it has.
+        found: u64,
+    },
     /// The index thread is gone.
     #[error("the index thread has stopped")]
     Stopped,
@@ -270,7 +294,10 @@ impl Writer {
         if path.exists() {
             match Self::open_existing(path, ledger, genesis) {
                 Ok(Some(writer)) => return Ok(writer),
-                Ok(None) => tracing::warn!("the index does not belong to this ledger; building it again"),
+                Ok(None) => {
+                    tracing::warn!("the index is not that of this ledger, or not whole; building it again")
+                }
+                Err(ahead @ IndexError::Ahead { .. }) => return Err(ahead),
                 Err(error) => tracing::warn!(%error, "the index can't be used; building it again"),
             }
         }
@@ -291,7 +318,7 @@ impl Writer {
         Self::with(connection, 0)
     }
 
-    /// `None` when the file is the index of another ledger, or of this one in another life.
+    /// `None` when the file is the index of another ledger.
     fn open_existing(path: &Path, ledger: &Reader, genesis: Digest) -> Result<Option<Self>, IndexError> {
         let connection = Connection::open(path).map_err(failed("open"))?;
         let layout: i32 =
@@ -304,10 +331,21 @@ impl Writer {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
             .map_err(failed("open"))?;
-        let same = found == genesis.0
-            && indexed <= ledger.count()?
-            && (indexed == 0 || hash_at(ledger, indexed - 1)?.0 == hash);
-        if same { Self::with(connection, indexed).map(Some) } else { Ok(None) }
+        if found != genesis.0 {
+            return Ok(None);
+        }
+        // Only what is committed is indexed, so an index that knows more, or something else, has
+        // seen this ledger with entries that it has no more.
+        let count = ledger.count()?;
+        if indexed > count || (indexed > 0 && hash_at(ledger, indexed - 1)?.0 != hash) {
+            return Err(IndexError::Ahead { index: path.into(), indexed, count });
+        }
+        let writer = Self::with(connection, indexed)?;
+        // A longer index is looked through by its thread.
+        if indexed <= COUNTED_AT_START && writer.check_complete().is_err() {
+            return Ok(None);
+        }
+        Ok(Some(writer))
     }
 
     fn with(connection: Connection, indexed: u64) -> Result<Self, IndexError> {
@@ -339,6 +377,17 @@ impl Writer {
         let mut waiting: Vec<Fact> = Vec::new();
         let mut open = true;
         let mut full = false;
+        // Not at the start, which would take the longer the longer the ledger is.
+        if self.indexed > COUNTED_AT_START
+            && let Err(error) = self.check_complete()
+        {
+            tracing::error!(%error, "stopping; the next start builds the index again");
+            if let Some(path) = self.connection.path() {
+                // What can't be removed is found incomplete again.
+                let _ = remove(Path::new(path));
+            }
+            return;
+        }
         while open || !waiting.is_empty() {
             let mut flush = None;
             match inbox.recv_timeout(IDLE_FLUSH) {
@@ -382,6 +431,22 @@ impl Writer {
             if let Some(done) = flush {
                 let _ = done.send(());
             }
+        }
+    }
+
+    /// An entry that the index lost would be taken for one that was never sealed, and its id sealed
+    /// once more.
+    fn check_complete(&self) -> Result<(), IndexError> {
+        let (ids, facts): (u64, u64) = self
+            .connection
+            .query_row("SELECT (SELECT count(*) FROM ids), (SELECT count(*) FROM facts)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .map_err(failed("check"))?;
+        if ids == self.indexed && facts == self.indexed {
+            Ok(())
+        } else {
+            Err(IndexError::Incomplete { indexed: self.indexed, found: ids.min(facts) })
         }
     }
 

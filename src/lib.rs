@@ -18,6 +18,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "daemon")]
+pub mod anchor;
 pub mod audit;
 pub mod bundle;
 #[cfg(feature = "daemon")]
@@ -36,6 +38,7 @@ pub mod governance;
 #[cfg(feature = "daemon")]
 pub mod index;
 pub mod ledger;
+pub mod publish;
 #[cfg(feature = "daemon")]
 pub mod sequencer;
 #[cfg(feature = "daemon")]

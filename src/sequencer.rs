@@ -32,6 +32,7 @@ use crate::governance::{Admitted, Policy};
 use crate::index::{Fact, Index};
 use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::{Checkpoint, Note};
+use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::key::{KeyId, Signature};
@@ -44,6 +45,9 @@ use crate::token::{Pool, SignError};
 const COMMIT_BYTES: usize = 8 << 20;
 /// How many entries may wait, whatever they hold; memory is bounded by the budget of the server.
 const QUEUE_ENTRIES: u64 = 65_536;
+/// From how many commits or entries on the pace is believed.
+const PACED_COMMITS: u32 = 8;
+const PACED_ENTRIES: f64 = 256.0;
 /// How far the wall clock may run ahead of the boot clock before an operator must look.
 const CLOCK_JUMP: Duration = Duration::from_secs(3_600);
 /// How often the disk's free space is looked at.
@@ -146,14 +150,14 @@ pub struct Gauges {
     pub committed: AtomicU64,
     /// Entries submitted and not answered.
     pub queued: AtomicU64,
-    /// Microseconds that one entry took lately, from the time between commits.
-    micros_per_entry: AtomicU64,
+    /// Nanoseconds that one entry takes while many wait.
+    nanos_per_entry: AtomicU64,
     /// Entries committed since the start.
     pub appended: AtomicU64,
     /// Whether no more entries are taken.
     pub stopping: AtomicBool,
     /// Set once when the daemon must stop.
-    fault: Mutex<Option<String>>,
+    fault: Mutex<Option<(Code, String)>>,
     head: Mutex<Option<Head>>,
     /// The newest signed checkpoint since the start.
     note: watch::Sender<Option<Arc<Note>>>,
@@ -166,10 +170,16 @@ impl Gauges {
         self.head.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Head::EMPTY)
     }
 
+    /// As what clients hear of [`Gauges::fault`], whose text is for the log.
+    #[must_use]
+    pub fn fault_code(&self) -> Option<Code> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(code, _)| *code)
+    }
+
     /// Why the sequencer stopped, if it did because of a fault.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone().map(|(_, fault)| fault)
     }
 }
 
@@ -279,8 +289,8 @@ impl Sequencer {
 
     /// Seconds after which to try again, if what waits already would take too long.
     fn too_long(&self, queued: u64) -> Option<u64> {
-        let micros = queued.saturating_mul(self.gauges.micros_per_entry.load(Ordering::Relaxed));
-        let expected = Duration::from_micros(micros);
+        let nanos = queued.saturating_mul(self.gauges.nanos_per_entry.load(Ordering::Relaxed));
+        let expected = Duration::from_nanos(nanos);
         let full = queued >= QUEUE_ENTRIES || expected > self.queue_wait;
         full.then(|| (expected.as_secs() / 2).clamp(1, 60))
     }
@@ -369,6 +379,10 @@ struct Thread {
     pending: HashMap<EntryId, Pending>,
     stop: Option<(String, oneshot::Sender<()>)>,
     last_commit: Instant,
+    /// Seconds of work and entries, of lately.
+    pace: (f64, f64),
+    /// Commits measured.
+    paced: u32,
     clock: Clock,
     disk: Disk,
     sealed_since_start: u64,
@@ -393,6 +407,8 @@ impl Thread {
             pending: HashMap::new(),
             stop: None,
             last_commit: Instant::now(),
+            pace: (0.0, 0.0),
+            paced: 0,
             clock: Clock::start(),
             sealed_since_start: 0,
         }
@@ -461,9 +477,9 @@ impl Thread {
             Message::Mode(algorithm) => self.switch = Some(algorithm),
             Message::Signed(_, Err(error)) => {
                 // Reserved and unsigned: the next start signs exactly these.
-                self.note_fault(format!("the token can't sign: {error}"));
+                self.note_fault(Code::TokenUnavailable, format!("the token can't sign: {error}"));
             }
-            Message::Fault(fault) => self.note_fault(fault),
+            Message::Fault(fault) => self.note_fault(Code::Internal, fault),
             Message::Stop { reason, done } => {
                 let payload = format!(
                     "{{\"entries_sealed\":{},\"reason\":{}}}",
@@ -486,8 +502,8 @@ impl Thread {
         }
     }
 
-    fn note_fault(&self, fault: String) {
-        self.gauges.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+    fn note_fault(&self, code: Code, fault: String) {
+        self.gauges.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((code, fault));
     }
 
     fn waiting(&self) -> u64 {
@@ -714,6 +730,8 @@ impl Thread {
             (Err(error), reserve) => {
                 // Reserved or not, nobody knows; it is answered like what is.
                 self.flights.extend(reserve.map(|batch| Flight { job: 0, batch, signatures: None }));
+                let code = if error.is_full() { Code::StorageFull } else { Code::Internal };
+                self.note_fault(code, error.to_string());
                 Err(error.to_string())
             }
         }
@@ -731,7 +749,7 @@ impl Thread {
         {
             // A restart builds what is missing; without it nobody could tell for long which ids
             // were used. The clients of this commit are answered before we stop.
-            self.note_fault(format!("the index can't be written: {error}"));
+            self.note_fault(Code::Internal, format!("the index can't be written: {error}"));
         }
         let count = committed.entries().len() as u64;
         self.sealed_since_start += count;
@@ -751,7 +769,7 @@ impl Thread {
             }
         }
         if count > 0 {
-            self.measure(count);
+            self.measure(count, committed.algorithm());
         }
         let outcomes = tickets
             .into_iter()
@@ -762,15 +780,24 @@ impl Thread {
         self.answer(outcomes);
     }
 
-    /// The time an entry takes, smoothed over about four commits, for the expected wait.
-    fn measure(&mut self, entries: u64) {
-        let micros =
-            u64::try_from(self.last_commit.elapsed().as_micros()).unwrap_or(u64::MAX) / entries.max(1);
+    /// The time an entry takes when many wait, of about the last four commits. Sums, because a commit
+    /// of one entry that waited behind a large one says little; and in mode `commit` the time of a
+    /// commit is that of one signature, of which as many entries have their part as can.
+    fn measure(&mut self, entries: u64, algorithm: SignatureAlgorithm) {
+        let entries = match algorithm {
+            SignatureAlgorithm::EntryP256 => entries as f64,
+            SignatureAlgorithm::TreeP256 => self.setup.commit_entries as f64,
+        };
+        let (time, count) = &mut self.pace;
+        *time = *time * 0.75 + self.last_commit.elapsed().as_secs_f64();
+        *count = *count * 0.75 + entries;
         self.last_commit = Instant::now();
-        let old = self.gauges.micros_per_entry.load(Ordering::Relaxed);
-        let new = if old == 0 { micros } else { (3 * old + micros) / 4 };
-        // Idle time between commits is not work: an entry is not expected to take over a second.
-        self.gauges.micros_per_entry.store(new.min(1_000_000), Ordering::Relaxed);
+        // The first commits of a start say more of the disk's and the scheduler's mood than of the
+        // token's pace; until more is known, the memory that there is bounds the queue.
+        self.paced += 1;
+        if self.paced >= PACED_COMMITS || *count >= PACED_ENTRIES {
+            self.gauges.nanos_per_entry.store((*time / *count * 1e9) as u64, Ordering::Relaxed);
+        }
     }
 
     fn sign(&mut self, batch: Batch) {
@@ -842,7 +869,7 @@ impl Thread {
     fn fail(mut self, inbox: &Receiver<Message>, fault: &str) {
         tracing::error!(fault, "stopping");
         self.gauges.stopping.store(true, Ordering::Release);
-        self.note_fault(fault.to_owned());
+        self.note_fault(Code::Internal, fault.to_owned());
         for Flight { batch, .. } in std::mem::take(&mut self.flights) {
             let ids: Vec<EntryId> = batch.reservation.entries.iter().map(|r| r.entry.id()).collect();
             let unknown = batch

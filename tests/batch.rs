@@ -379,7 +379,10 @@ fn a_client_that_never_reads_is_cut_off_and_what_was_sealed_stays() {
     assert!(cut_off.contains(&error.kind()), "{error}");
     assert!(since.elapsed() < Duration::from_secs(25));
     // What it left behind holds up nobody, and costs no memory.
-    assert_eq!(Answer::parse(&daemon.raw(b"GET /livez HTTP/1.1\r\nconnection: close\r\n\r\n")).status, 200);
+    assert_eq!(
+        Answer::parse(&daemon.raw(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).status,
+        200
+    );
     daemon.append(REQUEST);
     let deadline = Instant::now() + Duration::from_secs(10);
     while daemon.get("/v1/stats").json()["queue"]["bytes"] != 0 {
@@ -389,6 +392,70 @@ fn a_client_that_never_reads_is_cut_off_and_what_was_sealed_stays() {
     assert!(daemon.stop().success());
     let numbers = sealed_numbers(&world.audit());
     assert!(!numbers.is_empty() && numbers.iter().enumerate().all(|(at, number)| *number == at as u64));
+}
+
+/// Batches that fill all memory that their caller may have, read nothing, and go.
+#[test]
+fn batches_that_are_left_behind_give_their_memory_back() {
+    let world = World::new();
+    world.configure("limits", "memory_bytes = 4_194_304\nbatch_answer_bytes = 1_048_576");
+    let daemon = world.serve();
+    let bad = "x\n".repeat(8_000);
+    let good = format!("{REQUEST}\n").repeat(20);
+    let streams: Vec<UnixStream> = (0..24)
+        .map(|_| {
+            let mut stream = daemon.connect();
+            stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+            let head = "POST /v1/entries:batch HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(head.as_bytes()).expect("sent");
+            for piece in [&bad, &bad, &good] {
+                // Once there is no room, the daemon stops reading.
+                let _ = write!(stream, "{:x}\r\n{piece}\r\n", piece.len());
+            }
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let bytes = daemon.get("/v1/stats").json()["queue"]["bytes"].as_u64().expect("a number");
+    assert!(bytes <= 4_194_304, "{bytes} bytes are held");
+    drop(streams);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while daemon.get("/v1/stats").json()["queue"]["bytes"] != 0 {
+        assert!(Instant::now() < deadline, "memory is given back: {}", daemon.get("/v1/stats").text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    daemon.append(REQUEST);
+    assert!(daemon.stop().success());
+    world.audit();
+}
+
+/// Reads that nobody takes are counted too, and there are only so many exports at once.
+#[test]
+fn answers_that_are_not_read_are_bounded() {
+    let world = World::new();
+    let daemon = world.serve();
+    let filler = "y".repeat(1_000);
+    let body = REQUEST.replace("{}", &format!(r#"{{"filler":"{filler}"}}"#));
+    assert_eq!(batch(&daemon, vec![body; 2_000].join("\n")).len(), 2_000);
+    let ask = |path: &str| {
+        let mut stream = daemon.connect();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+        stream
+    };
+    let lists: Vec<UnixStream> = (0..100).map(|_| ask("/v1/entries?limit=1000")).collect();
+    let exports: Vec<UnixStream> = (0..20).map(|_| ask("/v1/export")).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let stats = daemon.get("/v1/stats").json();
+    assert!(stats["queue"]["bytes"].as_u64().is_some_and(|bytes| bytes <= 32 << 20), "{stats}");
+    assert!(stats["memory_bytes"].as_u64().is_some_and(|bytes| bytes < 100 << 20), "{stats}");
+    daemon.get("/v1/export").problem(503, "memory-budget");
+    drop((lists, exports));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while daemon.get("/v1/export").status != 200 {
+        assert!(Instant::now() < deadline, "an export's place comes free");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(daemon.stop().success());
 }
 
 #[test]

@@ -33,6 +33,29 @@ fn a_posted_event_becomes_an_entry_that_verifies() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_written_says_that_the_event_is_sealed() {
+    let world = World::new();
+    let daemon = world.serve();
+    for json in [&[][..], &["--json"]] {
+        let mut command = world.program(env!("CARGO_BIN_EXE_attestctl"));
+        command.args(["append", "--event-type", "ACTION", "--action-type", "a", "--status", "SUCCESS"]);
+        command.args(["--actor-type", "HUMAN"]).args(json);
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("there");
+        let output = command.stdout(full).output().expect("attestctl runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = daemon.get("/v1/stats").json()["entries"].as_u64().expect("a number") - 1;
+        assert!(said.contains(&format!("is sealed all the same, as entry {last}")), "{said}");
+        assert_eq!(output.status.code(), Some(2), "{said}");
+    }
+    let output = world.attestctl(&["list", "--actor-id", "nobody"]);
+    assert_eq!(
+        (output.status.code(), &output.stdout[..], &output.stderr[..]),
+        (Some(0), &b""[..], &b"no entries\n"[..])
+    );
+    assert!(daemon.stop().success());
+}
+
+#[test]
 fn the_same_request_under_one_id_is_sealed_once() {
     let world = World::new();
     let daemon = world.serve();

@@ -35,7 +35,7 @@ async fn accepting_goes_on_when_there_are_descriptors_again() {
 
     assert_eq!(raise_nofile_limit().expect("raised"), hard);
     for mut client in clients {
-        client.write_all(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n").await.expect("sent");
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
         let mut answer = String::new();
         let reading = client.read_to_string(&mut answer);
         timeout(Duration::from_secs(10), reading).await.expect("answered").expect("read");

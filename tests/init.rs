@@ -271,10 +271,19 @@ fn a_configuration_is_checked_without_touching_anything() {
     assert!(said.contains(ORIGIN) && said.contains(module().to_str().expect("UTF-8")), "{said}");
 
     world.configure("server", "soket = \"x\"");
-    refused(&world.attestd(&["check-config"]), 78, "attestd.toml:9: `soket = \"x\"`: unknown field");
+    refused(&world.attestd(&["check-config"]), 78, "attestd.toml:9: option `soket`, column 1: unknown field");
     refused(&serve(&world), 78, "unknown field `soket`");
     std::fs::remove_file(world.config()).expect("removed");
     refused(&world.attestd(&["check-config"]), 78, "attestd.toml");
+}
+
+#[test]
+fn a_socket_that_cannot_be_made_is_an_operators_matter() {
+    let world = World::new();
+    std::fs::write(world.socket(), "not a socket").expect("writable");
+    refused(&serve(&world), 78, "exists and is not a socket");
+    world.configure("server", "socket_group = \"no-such-group\"");
+    refused(&world.attestd(&["check-config"]), 78, "there is no group \"no-such-group\"");
 }
 
 #[test]

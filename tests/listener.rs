@@ -183,6 +183,11 @@ async fn what_is_not_http_is_answered_with_a_problem() {
         b"POST /echo HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
         b"POST /echo HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
         b"POST /echo HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nhost: x\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\nhi",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-encoding: identity, br\r\ncontent-length: 2\r\n\r\nhi",
     ];
     for case in cases {
         println!("{:?}", String::from_utf8_lossy(case));
@@ -203,11 +208,15 @@ async fn a_head_that_is_too_large_is_431() {
             431,
             "header-too-large",
         );
-        is_problem(&server.talk(format!("GET /{long} HTTP/1.1\r\n\r\n")).await, 431, "header-too-large");
+        is_problem(
+            &server.talk(format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n")).await,
+            431,
+            "header-too-large",
+        );
         is_problem(&server.talk(&long).await, 431, "header-too-large");
     }
-    let fields = "a: b\r\n".repeat(63);
-    let answer = server.talk(format!("GET / HTTP/1.1\r\n{fields}connection: close\r\n\r\n")).await;
+    let fields = "a: b\r\n".repeat(62);
+    let answer = server.talk(format!("GET / HTTP/1.1\r\nhost: x\r\n{fields}connection: close\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "64 fields are not too many: {answer}");
     server.is_well().await;
 }
@@ -218,10 +227,13 @@ async fn a_head_that_is_too_large_is_431() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bare_line_feeds_do_not_make_a_second_request() {
     let server = Server::start(roomy());
-    let answer = server.talk("GET / HTTP/1.1\nconnection: close\n\n").await;
+    let answer = server.talk("GET / HTTP/1.1\nhost: x\nconnection: close\n\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let inner = "\n\nGET /peer HTTP/1.1\n\n";
-    let head = format!("POST /echo HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", inner.len());
+    let head = format!(
+        "POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        inner.len()
+    );
     let answer = server.talk(head + inner).await;
     assert!(answer.ends_with(inner) && answer.matches("HTTP/1.1 200").count() == 1, "{answer}");
 }
@@ -229,7 +241,7 @@ async fn bare_line_feeds_do_not_make_a_second_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_behind_good_requests_leaves_their_answers_whole() {
     let server = Server::start(roomy());
-    let echo = "POST /echo HTTP/1.1\r\ncontent-length: 2\r\n\r\nhi";
+    let echo = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi";
     let answer = server.talk(format!("{HELLO}{echo}{HELLO}garbage\r\n\r\n")).await;
     let answers: Vec<_> = answer.splitn(5, "HTTP/1.1 ").skip(1).collect();
     assert_eq!(answers.len(), 4, "{answer}");
@@ -284,14 +296,14 @@ async fn a_quiet_connection_is_closed_without_a_word() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_handler_is_waited_for_unless_the_client_is_gone() {
     let server = Server::start(hasty());
-    let answer = server.talk("GET /slow HTTP/1.1\r\nconnection: close\r\n\r\n").await;
+    let answer = server.talk("GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(answer.ends_with("\r\n\r\ndone"), "{answer}");
-    let mut stream = server.begin("GET /slow HTTP/1.1\r\n\r\n").await;
+    let mut stream = server.begin("GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
     stream.shutdown().await.expect("no more to say");
     assert!(read_all(&mut stream).await.ends_with("\r\n\r\ndone"), "half a close is not a hang-up");
 
     assert!(!server.slow_was_dropped.load(Ordering::SeqCst));
-    let stream = server.begin("GET /slow HTTP/1.1\r\n\r\n").await;
+    let stream = server.begin("GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
     sleep(Duration::from_millis(100)).await;
     drop(stream);
     server.empties().await;
@@ -301,18 +313,18 @@ async fn a_slow_handler_is_waited_for_unless_the_client_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_pauses_or_breaks_off_is_told_so() {
     let server = Server::start(hasty());
-    let head = "POST /echo HTTP/1.1\r\nconnection: close\r\ncontent-length: 10\r\n\r\nabc";
+    let head = "POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10\r\n\r\nabc";
     is_problem(&server.talk(head).await, 408, "request-timeout");
     let mut stream = server.begin(head).await;
     stream.shutdown().await.expect("no more to say");
     is_problem(&read_all(&mut stream).await, 400, "body-incomplete");
-    let bad_chunk = "POST /echo HTTP/1.1\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
+    let bad_chunk =
+        "POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
     is_problem(&server.talk(bad_chunk).await, 400, "body-incomplete");
     let chunks = "3\r\nabc\r\n0\r\ntrailer: x\r\n\r\n";
-    let good = "POST /echo HTTP/1.1\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let good = "POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     assert!(server.talk(format!("{good}{chunks}")).await.ends_with("\r\n\r\nabc"));
-    let asking =
-        "POST /echo HTTP/1.1\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc";
+    let asking = "POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc";
     let answer = server.talk(asking).await;
     assert!(
         answer.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ") && answer.ends_with("\r\n\r\nabc")
@@ -323,7 +335,7 @@ async fn a_body_that_pauses_or_breaks_off_is_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_hang_up_are_forgotten() {
     let server = Server::start(roomy());
-    let body = "POST /echo HTTP/1.1\r\ncontent-length: 10\r\n\r\nabc";
+    let body = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc";
     for beginning in ["", "G", "GET / HTTP/1.1\r\nho", body, HELLO] {
         for _ in 0..20 {
             drop(server.begin(beginning).await);
@@ -339,7 +351,7 @@ async fn clients_that_hang_up_are_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_is_cut_off_and_who_reads_slowly_is_not() {
     let server = Server::start(hasty());
-    let request = "GET /big HTTP/1.1\r\nconnection: close\r\n\r\n";
+    let request = "GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut stalled = server.begin(request).await;
     let mut slow = server.begin(request).await;
     let mut read = 0;
@@ -358,7 +370,7 @@ async fn who_does_not_read_is_cut_off_and_who_reads_slowly_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_reaches_a_client_that_is_still_sending() {
     let server = Server::start(roomy());
-    let mut stream = server.begin("POST /early HTTP/1.1\r\ncontent-length: 900000\r\n\r\n").await;
+    let mut stream = server.begin("POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n").await;
     sleep(Duration::from_millis(100)).await;
     stream.write_all(&vec![b'x'; 900_000]).await.expect("the daemon still takes it");
     assert!(read_all(&mut stream).await.ends_with("\r\n\r\nenough"));
@@ -416,7 +428,7 @@ async fn two_thousand_connections_at_once_are_all_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_knows_its_peer() {
     let server = Server::start(roomy());
-    let answer = server.talk("GET /peer HTTP/1.1\r\nconnection: close\r\n\r\n").await;
+    let answer = server.talk("GET /peer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     let exe = std::env::current_exe().expect("exe");
     assert!(answer.contains(&format!("\"exe\":\"{}\"", exe.display())), "{answer}");
     assert!(answer.contains(&format!("\"pid\":{}", std::process::id())), "{answer}");
@@ -427,7 +439,7 @@ async fn a_request_knows_its_peer() {
 async fn stopping_answers_what_is_in_flight_and_closes_the_rest() {
     let mut server = Server::start(roomy());
     let mut idle = server.used().await;
-    let mut busy = server.begin("GET /slow HTTP/1.1\r\n\r\n").await;
+    let mut busy = server.begin("GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let mut silent = server.connect().await;
     sleep(Duration::from_millis(100)).await;
     let begun = Instant::now();
@@ -446,7 +458,7 @@ async fn stopping_answers_what_is_in_flight_and_closes_the_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_does_not_wait_for_ever() {
     let mut server = Server::start(Limits { shutdown_timeout: Duration::from_millis(200), ..roomy() });
-    let mut busy = server.begin("GET /slow HTTP/1.1\r\n\r\n").await;
+    let mut busy = server.begin("GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
     sleep(Duration::from_millis(100)).await;
     server.stop();
     timeout(Duration::from_secs(1), &mut server.task).await.expect("ends").expect("no panic");

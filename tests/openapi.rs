@@ -47,8 +47,9 @@ fn its_routes_are_the_routers() {
     let world = World::new();
     let daemon = world.serve();
     assert_eq!(daemon.get("/openapi.json").json(), document);
+    let concrete = |path: &str| path.replace("{reference}", "0").replace("{path}", "entries/000.p/1");
     for (method, path) in ROUTES {
-        let answer = daemon.send(method, &path.replace("{reference}", "0"), b"");
+        let answer = daemon.send(method, &concrete(path), b"");
         assert!(![404, 405].contains(&answer.status), "{method} {path}: {}", answer.text());
         // What is answered is what is described: the status, and its media type.
         let responses = &document["paths"][path][method.to_lowercase()]["responses"];
@@ -63,7 +64,7 @@ fn its_routes_are_the_routers() {
     for (method, path) in ROUTES {
         for other in ["GET", "POST", "PUT", "DELETE"] {
             if other != method && !ROUTES.contains(&(other, path)) {
-                let answer = daemon.send(other, &path.replace("{reference}", "0"), b"");
+                let answer = daemon.send(other, &concrete(path), b"");
                 answer.problem(405, "method-not-allowed");
             }
         }
@@ -94,14 +95,18 @@ fn its_parameters_are_those_that_are_taken() {
                 _ if schema["format"] == "date-time" => vec!["2026-01-31T12:00:00Z".to_owned()],
                 _ => vec!["1".to_owned()],
             };
+            let body = if (method.as_str(), path.as_str()) == ("POST", "/v1/entries") { REQUEST } else { "" };
+            // What is required goes along.
+            let with = if (path.as_str(), name) == ("/v1/consistency", "to") { "from=0&" } else { "" };
             for value in values {
-                let answer = daemon.send(&method, &format!("{path}?{name}={value}"), b"");
-                assert_eq!(answer.status, 200, "{path}?{name}={value}: {}", answer.text());
+                let answer = daemon.send(&method, &format!("{path}?{with}{name}={value}"), body.as_bytes());
+                assert!([200, 201].contains(&answer.status), "{path}?{name}={value}: {}", answer.text());
             }
             let below = schema["minimum"].as_i64().map(|least| least - 1);
             let above = schema["maximum"].as_i64().map(|most| most + 1);
             for bad in below.into_iter().chain(above) {
-                daemon.send(&method, &format!("{path}?{name}={bad}"), b"").problem(400, "bad-parameter");
+                let answer = daemon.send(&method, &format!("{path}?{with}{name}={bad}"), body.as_bytes());
+                answer.problem(400, "bad-parameter");
             }
         }
     }
@@ -178,6 +183,10 @@ fn real_answers_fit_their_schemas() {
     fits("Acknowledgement", &lines[0]);
     fits("Problem", &lines[1]);
     fits("Acknowledgement", &lines[2]);
+    let receipted = daemon.post("/v1/entries?receipt=1", REQUEST).json();
+    fits("Receipted", &receipted);
+    fits("Entry", &serde_json::from_str(receipted["entry"].as_str().expect("text")).expect("an entry"));
+    fits("Consistency", &daemon.get("/v1/consistency?from=1").json());
     fits("Page", &daemon.get("/v1/entries").json());
     fits("Page", &daemon.get("/v1/entries?limit=1").json());
     fits("Keys", &daemon.get("/v1/keys").json());

@@ -59,7 +59,7 @@ fn flip(world: &World, sequence: u64) {
 fn a_newer_schema_is_refused() {
     let world = World::new();
     tamper(&world, "PRAGMA user_version=99");
-    refuses_to_start(&world, 78, "the ledger has schema version 99, this program knows up to 1");
+    refuses_to_start(&world, 78, "the ledger has schema version 99, this program knows up to 2");
     refused(&world.attestd(&["verify"]), 78, "schema version 99");
 }
 
@@ -113,8 +113,11 @@ fn a_reservation_that_cannot_be_signed_as_it_is_stops_the_start() {
         let _ = std::fs::remove_file(world.dir().join("ledger.db-shm"));
     };
 
-    tamper(&world, "UPDATE commits SET mode='commit' WHERE signatures IS NULL");
+    tamper(&world, "UPDATE commits SET mode='later' WHERE signatures IS NULL");
     refuses_to_start(&world, 78, "are reserved for key");
+    restore();
+    tamper(&world, "UPDATE commits SET mode='commit' WHERE signatures IS NULL");
+    refuses_to_start(&world, 78, "it names another mode than its reservation");
     restore();
     // The entry names its key too, and is believed no more than the row.
     tamper(&world, "UPDATE commits SET key_id=zeroblob(32) WHERE signatures IS NULL");
@@ -131,7 +134,7 @@ fn a_reservation_that_cannot_be_signed_as_it_is_stops_the_start() {
     refuses_to_start(&world, 78, "reserved entry 3: a sequence number is missing, repeated or out of order");
     restore();
     tamper(&world, "DELETE FROM entries WHERE sequence=3");
-    refuses_to_start(&world, 78, "1 entries were reserved, 0 are there");
+    refuses_to_start(&world, 78, "its entries end at 3, its commits at 4");
 
     restore();
     assert!(world.serve().stop().success());
@@ -164,6 +167,78 @@ fn a_flipped_bit_further_back_is_found_by_a_verification() {
     let verdict: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(verdict["fault"]["sequence_number"], 5);
     assert!(daemon.stop().success());
+}
+
+#[test]
+fn what_was_changed_is_not_given_out_as_sealed() {
+    let world = with_entries(1_100);
+    let daemon = world.serve();
+    let id = daemon.get("/v1/entries/5").json()["entry_id"].as_str().expect("a string").to_owned();
+    let paths = [
+        "/v1/entries/5".to_owned(),
+        format!("/v1/entries/{id}"),
+        "/v1/entries/5/proof".to_owned(),
+        "/v1/entries?from=0&to=9".to_owned(),
+        "/v1/tile/entries/000".to_owned(),
+    ];
+    let refused = || {
+        for path in &paths {
+            daemon.get(path).problem(500, "internal");
+        }
+        assert!(daemon.log().contains("entry 5"), "{}", daemon.log());
+    };
+    assert!(paths.iter().all(|path| daemon.get(path).status == 200));
+    flip(&world, 5);
+    refused();
+    // A whole entry, but of another place.
+    tamper(
+        &world,
+        "UPDATE entries SET (body, signature_at) = (SELECT body, signature_at FROM entries WHERE sequence=6) \
+         WHERE sequence=5",
+    );
+    refused();
+    tamper(&world, "UPDATE entries SET body=x'00', signature_at=0 WHERE sequence=5");
+    refused();
+    assert_eq!(daemon.get("/v1/entries/4").status, 200);
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_verification_names_the_entry_that_is_missing() {
+    let world = with_entries(1_200);
+    tamper(&world, "DELETE FROM entries WHERE sequence=100");
+    let output = world.attestd(&["verify", "--json"]);
+    let verdict: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(verdict.to_string().contains("entry 100 is missing"), "{verdict}");
+    assert_eq!((output.status.code(), &verdict["count"]), (Some(1), &100.into()), "{verdict}");
+}
+
+#[test]
+fn entries_and_commits_that_end_apart_are_an_operators_matter() {
+    let world = with_entries(20);
+    let last = "(SELECT max(sequence) FROM entries)";
+    tamper(
+        &world,
+        &format!(
+            "INSERT INTO entries SELECT sequence + 1, signature_at, body, caller, content FROM entries WHERE sequence={last}"
+        ),
+    );
+    refuses_to_start(&world, 78, "the ledger is damaged: its entries end at 24, its commits at 23");
+    tamper(&world, &format!("DELETE FROM entries WHERE sequence={last}"));
+    tamper(&world, "DELETE FROM commits WHERE first=(SELECT max(first) FROM commits)");
+    refuses_to_start(&world, 78, "the ledger is damaged: its entries end at 23, its commits at 22");
+}
+
+#[test]
+fn a_broken_page_or_value_is_an_operators_matter() {
+    let world = with_entries(20);
+    tamper(&world, "PRAGMA wal_checkpoint(TRUNCATE); UPDATE commits SET bytes=-5");
+    refuses_to_start(&world, 78, "the ledger is damaged");
+    tamper(&world, "PRAGMA wal_checkpoint(TRUNCATE)");
+    let mut bytes = std::fs::read(world.ledger()).expect("readable");
+    bytes[8_192..].fill(0x5A);
+    std::fs::write(world.ledger(), bytes).expect("writable");
+    refuses_to_start(&world, 78, "the ledger is damaged");
 }
 
 #[test]

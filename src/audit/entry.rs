@@ -26,6 +26,9 @@ const DEFAULT_RULES: &str = "\"default\"";
 /// cannot follow them, so it refuses them rather than go on under the old rules or key.
 const UNJUDGED: [&str; 5] = ["key.", "rules.", "signature.", "proposal.", "approval."];
 
+/// The one of them that it can follow: the way of signing changes.
+const MODE_CHANGE: &str = "signature.mode";
+
 /// The keys that are trusted from outside the ledger.
 #[derive(Debug, Clone)]
 pub struct TrustedKeys {
@@ -54,9 +57,19 @@ impl TrustedKeys {
 /// canonical form, hashes, signature, scores, governance and who may write what. An entry 0 must
 /// be a genesis that names the first of `keys`, and no other entry may be a genesis.
 ///
+/// Of an entry that a checkpoint signs ([`SignatureAlgorithm::TreeP256`]) the signature is only
+/// known to be one when it is read: the checkpoint's text takes the whole tree.
+///
 /// # Errors
 /// The first [`Fault`]: what was tampered with comes before what was sealed wrongly.
 pub fn check_entry<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<EntryView<'a>, Fault> {
+    let entry = check_unsigned(line, keys)?;
+    shared_signature(&entry)?;
+    Ok(entry)
+}
+
+/// [`check_entry`], but for the signature that an entry shares with others, which is not looked at.
+pub(super) fn check_unsigned<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<EntryView<'a>, Fault> {
     let decoded = canonical::decode(line)?;
     let entry = decoded.entry;
     if decoded.computed_hash != entry.entry_hash {
@@ -72,6 +85,9 @@ pub fn check_entry<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<EntryView<'
     check_governance(&entry)?;
     check_author(&entry)?;
     check_environment(&entry)?;
+    if entry.is_daemons() && entry.action_type == MODE_CHANGE {
+        mode_after(&entry)?;
+    }
     if entry.sequence_number == Sequence(0) {
         check_genesis(&entry, keys)?;
     } else if entry.action_type == GENESIS {
@@ -81,7 +97,7 @@ pub fn check_entry<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<EntryView<'
 }
 
 /// The origin that a checked genesis names.
-pub(super) fn origin_of(genesis: &EntryView<'_>) -> Option<String> {
+pub(crate) fn origin_of(genesis: &EntryView<'_>) -> Option<String> {
     text(genesis.action_payload, "origin")
 }
 
@@ -91,18 +107,58 @@ fn check_signature(entry: &EntryView<'_>, keys: &TrustedKeys) -> Result<(), Faul
             .at("/signing_key_id")
             .because(format!("the entry names key {}", entry.signing_key_id)));
     };
-    let message = match entry.signature_algorithm {
-        SignatureAlgorithm::EntryP256 => entry.entry_hash.0,
-        SignatureAlgorithm::TreeP256 => {
-            return Err(Fault::new(Code::SignatureAlgorithm).at("/signature_algorithm"));
+    match entry.signature_algorithm {
+        SignatureAlgorithm::EntryP256 if key.verifies(&entry.entry_hash.0, &signature_of(entry)?) => Ok(()),
+        SignatureAlgorithm::EntryP256 => Err(Fault::new(Code::SignatureInvalid).at("/hsm_signature")),
+        SignatureAlgorithm::TreeP256 => Ok(()),
+    }
+}
+
+/// The signature that the entry shares with the others of its commit; `None` if it has its own.
+pub(super) fn shared_signature(entry: &EntryView<'_>) -> Result<Option<Signature>, Fault> {
+    match entry.signature_algorithm {
+        SignatureAlgorithm::EntryP256 => Ok(None),
+        SignatureAlgorithm::TreeP256 => signature_of(entry).map(Some),
+    }
+}
+
+fn signature_of(entry: &EntryView<'_>) -> Result<Signature, Fault> {
+    Signature::from_hex_der(entry.hsm_signature.as_bytes())
+        .map_err(|code| Fault::new(code).at("/hsm_signature"))
+}
+
+/// How the entry after this checked one must be signed.
+///
+/// # Errors
+/// [`Code::SignatureMode`] when it is a change of mode that does not say from what to what, or
+/// is not signed in the mode that it leaves.
+pub(super) fn mode_after(entry: &EntryView<'_>) -> Result<SignatureAlgorithm, Fault> {
+    let own = entry.signature_algorithm;
+    if !entry.is_daemons() || entry.action_type != MODE_CHANGE {
+        return Ok(own);
+    }
+    let wrong =
+        |at: &str, detail: &str| Err(Fault::new(Code::SignatureMode).at(at.to_owned()).because(detail));
+    if entry.event_type != EventType::Change {
+        return wrong("/event_type", "must be CHANGE");
+    }
+    let mode = |name| text(entry.action_payload, name).and_then(|mode| algorithm_of(&mode));
+    match (mode("from"), mode("to")) {
+        (Some(from), _) if from != own => {
+            wrong("/action_payload/from", "the entry must be signed in the mode that it leaves")
         }
-    };
-    let signature = Signature::from_hex_der(entry.hsm_signature.as_bytes())
-        .map_err(|code| Fault::new(code).at("/hsm_signature"))?;
-    if key.verifies(&message, &signature) {
-        Ok(())
-    } else {
-        Err(Fault::new(Code::SignatureInvalid).at("/hsm_signature"))
+        (Some(from), Some(to)) if from != to => Ok(to),
+        (None, _) => wrong("/action_payload/from", "must be `each` or `commit`"),
+        (Some(_), _) => wrong("/action_payload/to", "must be the other one of `each` and `commit`"),
+    }
+}
+
+/// The algorithm of the entries of a mode.
+fn algorithm_of(mode: &str) -> Option<SignatureAlgorithm> {
+    match mode {
+        "each" => Some(SignatureAlgorithm::EntryP256),
+        "commit" => Some(SignatureAlgorithm::TreeP256),
+        _ => None,
     }
 }
 
@@ -144,7 +200,9 @@ fn check_governance(entry: &EntryView<'_>) -> Result<(), Fault> {
     if !entry.quorum_met {
         return Err(Fault::new(Code::Quorum).at("/quorum_met").because("nothing was required"));
     }
-    if entry.is_daemons() && UNJUDGED.iter().any(|prefix| entry.action_type.starts_with(prefix)) {
+    let followed = entry.action_type == MODE_CHANGE;
+    if entry.is_daemons() && !followed && UNJUDGED.iter().any(|prefix| entry.action_type.starts_with(prefix))
+    {
         return unjudged("/action_type");
     }
     Ok(())
@@ -274,8 +332,14 @@ fn check_genesis(entry: &EntryView<'_>, keys: &TrustedKeys) -> Result<(), Fault>
             return wrong(&format!("key_attributes/{name}"), "must be true, false or null");
         }
     }
-    if json::member(payload, "signature_mode") != Some("\"each\"") {
-        return wrong("signature_mode", "this program knows the mode `each` only");
+    match text(payload, "signature_mode").and_then(|mode| algorithm_of(&mode)) {
+        Some(algorithm) if algorithm == entry.signature_algorithm => {}
+        Some(_) => {
+            return Err(Fault::new(Code::SignatureMode)
+                .at("/action_payload/signature_mode")
+                .because("the genesis is signed in another mode"));
+        }
+        None => return wrong("signature_mode", "must be `each` or `commit`"),
     }
     for name in ["ceremony", "predecessor"] {
         if !json::member(payload, name).is_some_and(|value| value == "null" || value.starts_with('{')) {

@@ -7,7 +7,10 @@
 //! come from: that is [`crate::bundle`], or the daemon's store.
 
 mod entry;
+mod growth;
 mod ids;
+mod notes;
+mod receipt;
 mod verdict;
 
 use std::io;
@@ -16,14 +19,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use entry::origin_of;
 pub use entry::{GENESIS, TrustedKeys, check_entry};
-pub use verdict::{Fault, Verdict};
+pub(crate) use growth::Grown;
+pub(crate) use notes::{Notes, check_known, check_newest, read_note};
+pub use receipt::{ReceiptVerdict, verify_receipt};
+pub use verdict::{CheckpointSeen, Fault, Verdict};
 
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
+use crate::ledger::checkpoint::Note;
 use crate::ledger::code::Code;
-use crate::ledger::entry::{EntryView, Sequence};
+use crate::ledger::entry::{EntryView, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
+use crate::ledger::merkle::{Frontier, TreeSize};
+use growth::{Growth, Piece};
 use ids::{Ids, Mention};
 
 /// A batch is closed at this many entries (about 10 ms of work, so that locks cost nothing) or
@@ -39,10 +49,15 @@ pub struct Expectations {
     /// What the first entry must follow: [`Head::EMPTY`] for a whole ledger, the head before it
     /// for a tail, `None` where the first entry itself says where it begins.
     pub after: Option<Head>,
+    /// The ledger before the first entry, where that is not entry 0. Without it a range has no root,
+    /// and entries that a checkpoint signs cannot be checked.
+    pub before: Option<Before>,
     /// The origin that the ledger must have.
     pub origin: Option<String>,
     /// The `entry_hash` that entry 0 must have.
     pub genesis: Option<Digest>,
+    /// A checkpoint that was seen before: the ledger must extend it.
+    pub known: Option<Note>,
     /// Threads that verify; `None` for one on each core.
     pub threads: Option<NonZeroUsize>,
 }
@@ -51,8 +66,25 @@ impl Expectations {
     /// Nothing but trust in `keys`.
     #[must_use]
     pub fn trusting(keys: TrustedKeys) -> Self {
-        Expectations { keys, after: None, origin: None, genesis: None, threads: None }
+        Expectations {
+            keys,
+            after: None,
+            before: None,
+            origin: None,
+            genesis: None,
+            known: None,
+            threads: None,
+        }
     }
+}
+
+/// The ledger before the first entry of a range.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// Whose it is.
+    pub origin: String,
+    /// The tree over its entries.
+    pub tree: Frontier,
 }
 
 /// Why a source of lines stops: it cannot be read, or what it holds is wrong.
@@ -73,7 +105,7 @@ impl From<Fault> for Interruption {
 }
 
 /// Checks `lines` (without line feeds), all of them or up to the first fault, which is the one
-/// with the smallest line even where several are found.
+/// with the smallest line even where several are found. The last entry must be the end of its commit.
 ///
 /// # Errors
 /// When a line could not be read, or when the temporary file for ids could not be used. Then
@@ -82,16 +114,41 @@ pub fn audit<E: Into<Interruption>>(
     lines: impl IntoIterator<Item = Result<Vec<u8>, E>>,
     expectations: &Expectations,
 ) -> io::Result<Verdict> {
+    let sizes = expectations.known.iter().map(|note| note.checkpoint().root().size).collect();
+    let (mut verdict, grown) = rebuild(lines, expectations, sizes, false)?;
+    if let (Some(known), Some(grown)) = (&expectations.known, grown)
+        && let Err(fault) = check_known(known, &grown, None, &mut verdict, expectations)
+    {
+        verdict.fail(fault);
+    }
+    Ok(verdict)
+}
+
+/// [`audit`] that also gives the tree which the entries make, with its roots at `sizes`, unless
+/// there is a fault. What is known of a checkpoint seen before is not looked at. If the last commit
+/// `may_go_on` after the last entry, its signature is left to the caller.
+pub(crate) fn rebuild<E: Into<Interruption>>(
+    lines: impl IntoIterator<Item = Result<Vec<u8>, E>>,
+    expectations: &Expectations,
+    sizes: Vec<TreeSize>,
+    may_go_on: bool,
+) -> io::Result<(Verdict, Option<Grown>)> {
     let threads = expectations
         .threads
         .or_else(|| std::thread::available_parallelism().ok())
         .map_or(1, NonZeroUsize::get);
+    let (origin, tree) = match &expectations.before {
+        Some(before) => (Some(before.origin.clone()), before.tree.clone()),
+        None => (None, Frontier::new()),
+    };
     let audit = Audit {
         expectations,
+        growth: Mutex::new(Growth::new(tree, origin, sizes)),
         findings: Mutex::new(Findings {
             ids: Ids::new(),
             opening: None,
             end: None,
+            open: None,
             fault: None,
             failure: None,
         }),
@@ -110,7 +167,7 @@ pub fn audit<E: Into<Interruption>>(
         drop(receiver);
         audit.read(lines, sender);
     });
-    audit.findings.into_inner().unwrap_or_else(PoisonError::into_inner).verdict(expectations)
+    audit.finish(may_go_on)
 }
 
 /// Lines that follow each other.
@@ -125,6 +182,7 @@ struct Batch {
 
 struct Audit<'a> {
     expectations: &'a Expectations,
+    growth: Mutex<Growth>,
     findings: Mutex<Findings>,
     /// The smallest line known to be faulty: nothing from there on needs to be looked at.
     first_fault: AtomicU64,
@@ -135,6 +193,8 @@ struct Findings {
     opening: Option<Opening>,
     /// The last line that holds, and the head after it.
     end: Option<(u64, Head)>,
+    /// The line with which a commit begins that has not ended before the fault.
+    open: Option<u64>,
     fault: Option<(u64, Fault)>,
     failure: Option<io::Error>,
 }
@@ -204,25 +264,38 @@ impl Audit<'_> {
 
     fn check(&self, batch: &Batch) {
         // If the line before is no entry, the batch that it is in says so, and that comes first.
-        let mut head = match &batch.before {
-            Some(line) => canonical::decode(line).ok().map(|decoded| Head::after(&decoded.entry)),
-            None => self.expectations.after,
+        let mut place = match &batch.before {
+            Some(line) => canonical::decode(line).ok().map(|decoded| Place::after(&decoded.entry)),
+            None => self.expectations.after.map(|head| Place { head, algorithm: None }),
         };
         let mut mentions = Vec::with_capacity(batch.lines.len());
+        let mut piece = Piece { hashes: Vec::with_capacity(batch.lines.len()), ..Piece::default() };
+        let mut signed_as = None;
         let mut opening = None;
         let mut fault = None;
         for (line, text) in (batch.start..).zip(&batch.lines) {
-            let checked = check_entry(text, &self.expectations.keys)
-                .and_then(|entry| follow(head, &entry).map(|head| (entry, head)))
-                .and_then(|(entry, head)| {
-                    if line == 0 {
-                        opening = Some(self.open(&entry)?);
-                    }
-                    Ok((entry, head))
-                });
+            let checked = entry::check_unsigned(text, &self.expectations.keys).and_then(|entry| {
+                let next = follow(place, &entry)?;
+                if line == 0 {
+                    opening = Some(self.open(&entry)?);
+                }
+                // Most entries share the signature of the one before: then there is nothing to read.
+                let signed_now = (entry.signature_algorithm, entry.hsm_signature);
+                let own = entry.signature_algorithm == SignatureAlgorithm::EntryP256;
+                let same = match signed_as {
+                    Some((SignatureAlgorithm::EntryP256, _)) => own,
+                    signed_as => signed_as == Some(signed_now),
+                };
+                if !same {
+                    piece.runs.push((piece.hashes.len(), entry::shared_signature(&entry)?));
+                    signed_as = Some(signed_now);
+                }
+                Ok((entry, next))
+            });
             match checked {
                 Ok((entry, next)) => {
-                    head = Some(next);
+                    place = Some(next);
+                    piece.hashes.push(entry.entry_hash);
                     mentions.extend(entry.dependencies.iter().map(|id| Mention {
                         id: *id,
                         line,
@@ -239,19 +312,66 @@ impl Audit<'_> {
                 }
             }
         }
+        if let Some(opening) = &opening {
+            piece.first = Some(opening.first);
+            piece.origin = opening.origin.clone();
+        }
         let held = fault.as_ref().map_or(batch.start + batch.lines.len() as u64, |(line, _)| *line);
-        let mut findings = self.findings();
-        findings.opening = findings.opening.take().or(opening);
-        if held > batch.start && findings.end.is_none_or(|(line, _)| line < held) {
-            findings.end = head.map(|head| (held, head));
+        {
+            let mut findings = self.findings();
+            findings.opening = findings.opening.take().or(opening);
+            if held > batch.start && findings.end.is_none_or(|(line, _)| line < held) {
+                findings.end = place.map(|place| (held, place.head));
+            }
+            if let Some((line, fault)) = fault {
+                self.blame(&mut findings, line, fault);
+            }
+            if let Err(error) = findings.ids.extend(mentions) {
+                findings.failure = Some(error);
+                self.first_fault.store(0, Ordering::Relaxed);
+            }
         }
-        if let Some((line, fault)) = fault {
-            self.blame(&mut findings, line, fault);
+        self.grow(batch.start, piece);
+    }
+
+    /// Adds the entries to the tree, and checks the signatures of the commits that end by that.
+    fn grow(&self, line: u64, piece: Piece) {
+        let taken = self.growth.lock().unwrap_or_else(PoisonError::into_inner).take(line, piece);
+        match taken {
+            Ok(claims) => claims.iter().for_each(|claim| self.settle(claim)),
+            Err((line, fault)) => self.blame(&mut self.findings(), line, fault),
         }
-        if let Err(error) = findings.ids.extend(mentions) {
-            findings.failure = Some(error);
-            self.first_fault.store(0, Ordering::Relaxed);
+    }
+
+    fn settle(&self, claim: &growth::Claim) {
+        if self.is_over(claim.commit.line) {
+            return;
         }
+        if let Err(fault) = claim.check(self.expectations.keys.first()) {
+            self.blame(&mut self.findings(), claim.commit.line, fault);
+        }
+    }
+
+    /// What it all comes to, when all lines were read.
+    fn finish(mut self, may_go_on: bool) -> io::Result<(Verdict, Option<Grown>)> {
+        let none = Growth::new(Frontier::new(), None, Vec::new());
+        let growth = std::mem::replace(&mut self.growth, Mutex::new(none));
+        let growth = growth.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut grown = None;
+        if self.first_fault.load(Ordering::Relaxed) == u64::MAX {
+            match growth.finish(may_go_on) {
+                Ok((all, claim)) => {
+                    claim.iter().for_each(|claim| self.settle(claim));
+                    grown = Some(all);
+                }
+                Err((line, fault)) => self.blame(&mut self.findings(), line, fault),
+            }
+        } else {
+            self.findings().open = growth.open().map(|commit| commit.line);
+        }
+        let findings = self.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let verdict = findings.verdict(self.expectations)?;
+        Ok((verdict, grown))
     }
 
     /// Checks the first entry against what was known beforehand.
@@ -265,7 +385,16 @@ impl Audit<'_> {
                 .at("/action_payload/origin")
                 .because(format!("`{origin}` instead of `{expected}`")));
         }
-        if let Some(expected) = self.expectations.genesis {
+        if let Some(before) = &self.expectations.before
+            && before.tree.size().leaves() != first.0
+        {
+            return Err(Fault::new(Code::Sequence)
+                .at("/sequence_number")
+                .because(format!("{first} where {} should stand", before.tree.size())));
+        }
+        if let Some(expected) = self.expectations.genesis
+            && self.expectations.before.is_none()
+        {
             if first != Sequence(0) {
                 return Err(Fault::new(Code::GenesisHash).because("the genesis is not in this range"));
             }
@@ -288,13 +417,28 @@ impl Audit<'_> {
     }
 }
 
-/// The head after `entry`, which must follow `head`. Where nothing is known of what came before,
+/// What the next entry must follow.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    head: Head,
+    /// How it must be signed, where that is known.
+    algorithm: Option<SignatureAlgorithm>,
+}
+
+impl Place {
+    /// The one after `entry`. (One that announces a change of mode wrongly has its own fault.)
+    fn after(entry: &EntryView<'_>) -> Self {
+        Place { head: Head::after(entry), algorithm: entry::mode_after(entry).ok() }
+    }
+}
+
+/// The place after `entry`, which must follow `place`. Where nothing is known of what came before,
 /// entry 0 follows the empty ledger, and any other entry begins a range.
-fn follow(head: Option<Head>, entry: &EntryView<'_>) -> Result<Head, Fault> {
-    let mut head = match head {
-        Some(head) => head,
-        None if entry.sequence_number == Sequence(0) => Head::EMPTY,
-        None => return Ok(Head::after(entry)),
+fn follow(place: Option<Place>, entry: &EntryView<'_>) -> Result<Place, Fault> {
+    let Place { mut head, algorithm } = match place {
+        Some(place) => place,
+        None if entry.sequence_number == Sequence(0) => Place { head: Head::EMPTY, algorithm: None },
+        None => return Ok(Place::after(entry)),
     };
     let expected = head;
     head.follow(entry).map_err(|code| match code {
@@ -304,7 +448,12 @@ fn follow(head: Option<Head>, entry: &EntryView<'_>) -> Result<Head, Fault> {
         Code::ChainBroken => Fault::new(code).at("/prev_entry_hash"),
         code => Fault::new(code).at("/timestamp"),
     })?;
-    Ok(head)
+    match algorithm {
+        Some(algorithm) if algorithm != entry.signature_algorithm => Err(Fault::new(Code::SignatureMode)
+            .at("/signature_algorithm")
+            .because(format!("{} where {algorithm} is due", entry.signature_algorithm))),
+        _ => Ok(Place::after(entry)),
+    }
 }
 
 impl Findings {
@@ -335,11 +484,14 @@ impl Findings {
             None => self.end.map_or(0, |(count, _)| count),
         };
         let head = self.end.filter(|_| fault.is_none()).map(|(_, head)| head.hash.to_hex());
+        // What an unfinished commit holds is signed by a checkpoint that nobody could compute.
+        let unsigned = self.open.filter(|open| *open < count).zip(first);
         let mut verdict = Verdict {
             ok: fault.is_none(),
             origin: self.opening.and_then(|opening| opening.origin),
             first,
             count,
+            checkpoint: None,
             last: first.filter(|_| count > 0).map(|first| first + count - 1),
             head_hash: head,
             not_checked: Vec::new(),
@@ -347,6 +499,12 @@ impl Findings {
             ..Verdict::unseen(&expectations.keys)
         };
         describe(&mut verdict, expectations);
+        if let (Some((open, first)), Some(last)) = (unsigned, verdict.last) {
+            verdict.not_checked.push(format!(
+                "the signature over entries {} to {last}: the fault comes before the end of their commit",
+                first + open
+            ));
+        }
         Ok(verdict)
     }
 }
@@ -360,7 +518,10 @@ fn describe(verdict: &mut Verdict, expectations: &Expectations) {
             "entries {first} to {last}: each is the canonical form of an entry of schema 1.0.0, with the hashes \
              that its bytes have"
         ));
-        checked.push("each is signed by the trusted key".into());
+        checked.push(
+            "each is signed by the trusted key, by itself or by the checkpoint with which its commit ended"
+                .into(),
+        );
         checked.push(
             "each has the next sequence number, names the hash of the one before, and is not earlier than it"
                 .into(),
@@ -394,7 +555,9 @@ fn describe(verdict: &mut Verdict, expectations: &Expectations) {
 
     let not_checked = &mut verdict.not_checked;
     if let (false, Some(first)) = (whole, verdict.first) {
-        not_checked.push("the genesis, and with it the origin: this is a part of a ledger".into());
+        if expectations.before.is_none() {
+            not_checked.push("the genesis, and with it the origin: this is a part of a ledger".into());
+        }
         if expectations.after.is_none() {
             not_checked.push(format!("that entry {first} follows what came before it"));
         }
@@ -404,9 +567,17 @@ fn describe(verdict: &mut Verdict, expectations: &Expectations) {
         not_checked.push("anything from the first fault on".into());
     }
     not_checked.push(
-        "completeness and uniqueness: without a checkpoint known from elsewhere, entries may be missing at the \
-         end, and another ledger with the same beginning may exist (this version knows no checkpoints)"
-            .into(),
+        match &expectations.known {
+            None => {
+                "completeness and uniqueness: without a checkpoint known from elsewhere, entries may be missing \
+                 at the end, and another ledger with the same beginning may exist"
+            }
+            Some(_) => {
+                "completeness and uniqueness after the known checkpoint: entries may be missing at the end, and \
+                 another ledger that extends that checkpoint too may exist"
+            }
+        }
+        .into(),
     );
     if expectations.origin.is_none() {
         not_checked.push("whether this is the ledger that you mean: no origin was given to expect".into());

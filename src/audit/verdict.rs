@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::entry::TrustedKeys;
 use crate::ledger::code::Code;
 use crate::ledger::json;
+use crate::ledger::merkle::Root;
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +101,8 @@ pub struct Verdict {
     pub last: Option<u64>,
     /// `entry_hash` of the last entry, when all of them hold.
     pub head_hash: Option<String>,
+    /// The ledger's newest checkpoint, if it holds.
+    pub checkpoint: Option<CheckpointSeen>,
     /// The key that was trusted.
     pub key_id: Option<String>,
     /// What was checked, in plain words.
@@ -108,6 +111,21 @@ pub struct Verdict {
     pub not_checked: Vec<String>,
     /// The first fault.
     pub fault: Option<Fault>,
+}
+
+/// A checkpoint that was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointSeen {
+    /// How many entries it covers.
+    pub size: u64,
+    /// The root hash of the tree over them, in lower-case hex.
+    pub root: String,
+}
+
+impl From<Root> for CheckpointSeen {
+    fn from(root: Root) -> Self {
+        CheckpointSeen { size: root.size.leaves(), root: root.hash.to_string() }
+    }
 }
 
 impl Verdict {
@@ -120,6 +138,7 @@ impl Verdict {
             count: 0,
             last: None,
             head_hash: None,
+            checkpoint: None,
             key_id: Some(keys.first().id().to_string()),
             checked: Vec::new(),
             not_checked: vec!["anything: the entries were not looked at".into()],
@@ -139,33 +158,49 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let origin = self.origin.as_deref().unwrap_or("a ledger of unknown origin");
-        match &self.fault {
-            None => write!(f, "VERIFIED: {}", printable(origin))?,
-            Some(fault) => write!(f, "NOT VERIFIED: {} ({})", fault.code.title(), fault.code)?,
-        }
-        writeln!(f)?;
-        if let Some(fault) = &self.fault {
-            write_fault(fault, f)?;
-        }
+        write_report(f, origin, self.fault.as_ref())?;
         if let (Some(first), Some(last)) = (self.first, self.last) {
             writeln!(f, "\nEntries that hold: {} ({first} to {last})", self.count)?;
         }
         if let Some(hash) = &self.head_hash {
             writeln!(f, "Hash of the last:  {hash}")?;
         }
+        if let Some(checkpoint) = &self.checkpoint {
+            writeln!(f, "Checkpoint:        {} entries, root {}", checkpoint.size, checkpoint.root)?;
+        }
         if let Some(key) = &self.key_id {
             writeln!(f, "Trusted key:       {key}")?;
         }
-        for (title, list) in [("Checked", &self.checked), ("Not checked", &self.not_checked)] {
-            if !list.is_empty() {
-                writeln!(f, "\n{title}:")?;
-            }
-            for line in list {
-                writeln!(f, "  - {}", printable(line))?;
-            }
-        }
-        Ok(())
+        write_lists(f, &self.checked, &self.not_checked)
     }
+}
+
+/// How a report begins: on what, whether that holds, and if not, why.
+pub(super) fn write_report(f: &mut fmt::Formatter<'_>, title: &str, fault: Option<&Fault>) -> fmt::Result {
+    match fault {
+        None => writeln!(f, "VERIFIED: {}", printable(title)),
+        Some(fault) => {
+            writeln!(f, "NOT VERIFIED: {} ({})", fault.code.title(), fault.code)?;
+            write_fault(fault, f)
+        }
+    }
+}
+
+/// How a report ends.
+pub(super) fn write_lists(
+    f: &mut fmt::Formatter<'_>,
+    checked: &[String],
+    not_checked: &[String],
+) -> fmt::Result {
+    for (title, list) in [("Checked", checked), ("Not checked", not_checked)] {
+        if !list.is_empty() {
+            writeln!(f, "\n{title}:")?;
+        }
+        for line in list {
+            writeln!(f, "  - {}", printable(line))?;
+        }
+    }
+    Ok(())
 }
 
 fn write_fault(fault: &Fault, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -199,6 +234,22 @@ fn meaning(code: Code) -> &'static str {
         Code::Sequence | Code::ChainBroken => {
             "entries were removed, inserted, repeated or reordered, or come from another ledger"
         }
+        Code::SignatureMode => {
+            "whoever sealed it did not keep the ledger's own rule of how entries are signed"
+        }
+        Code::Truncated => "entries were cut off at the end, or the bundle is not what an export makes",
+        Code::Rollback => "an older copy of the ledger was put in the place of the one that you knew",
+        Code::Fork => {
+            "there are two histories of this ledger, both signed: somebody has been shown another one"
+        }
+        Code::KnownUnshown => {
+            "nothing bad: export a range that goes from before the known checkpoint to after it"
+        }
+        Code::CheckpointRoot | Code::CheckpointOrder | Code::CheckpointMissing => {
+            "the ledger's word on what it holds does not fit the entries: they were changed, or it forked"
+        }
+        Code::NoteSignature => "the checkpoint was not made with the trusted key, or was changed",
+        Code::Receipt | Code::TreeProof => "the proof is of something else, or was changed",
         Code::TimestampOrder => "whoever sealed it did not keep the ledger's own rule of time",
         Code::Genesis | Code::GenesisHash | Code::Origin => {
             "it does not begin as this ledger must: another ledger, or one that was made anew"

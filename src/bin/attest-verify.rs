@@ -3,20 +3,21 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use attestd::audit::{Expectations, TrustedKeys, Verdict};
 use attestd::bundle::Bundle;
+use attestd::ledger::checkpoint::{MAX_NOTE_BYTES, Note};
 use attestd::ledger::hash::Digest;
 use attestd::ledger::key::{PublicKey, is_origin};
 use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A PEM file is no larger than this; what is, is not one.
-const MAX_PEM_BYTES: u64 = 64 << 10;
+const MAX_PEM_BYTES: usize = 64 << 10;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -50,6 +51,9 @@ struct Verify {
     /// The entry_hash that entry 0 must have.
     #[arg(long, value_name = "HASH", value_parser = hash)]
     genesis: Option<Digest>,
+    /// A checkpoint that you saw before (a signed note): the ledger must extend it.
+    #[arg(long, value_name = "FILE")]
+    known_checkpoint: Option<PathBuf>,
     /// Print the verdict as one JSON object.
     #[arg(long)]
     json: bool,
@@ -77,7 +81,9 @@ fn verify(arguments: &Verify) -> Result<Verdict, String> {
     let key = read_key(&arguments.key)?;
     let unreadable = |error| format!("couldn't read {}: {error}", arguments.bundle.display());
     let bundle = Bundle::open(&arguments.bundle).map_err(unreadable)?;
+    let known = arguments.known_checkpoint.as_deref().map(read_known).transpose()?;
     let expectations = Expectations {
+        known,
         origin: arguments.origin.clone(),
         genesis: arguments.genesis,
         threads: arguments.threads,
@@ -90,12 +96,26 @@ fn verify(arguments: &Verify) -> Result<Verdict, String> {
 }
 
 fn read_key(path: &Path) -> Result<PublicKey, String> {
-    let unreadable = |error| format!("couldn't read the key {}: {error}", path.display());
-    if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_PEM_BYTES {
-        return Err(format!("{} is too large for a PEM file", path.display()));
-    }
-    let pem = std::fs::read_to_string(path).map_err(unreadable)?;
+    let pem = read_small(path, MAX_PEM_BYTES)?;
+    let pem = String::from_utf8(pem).map_err(|_| format!("{} is no PEM file", path.display()))?;
     PublicKey::from_pem(&pem).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn read_known(path: &Path) -> Result<Note, String> {
+    let note = read_small(path, MAX_NOTE_BYTES)?;
+    Note::parse(&note).map_err(|fault| format!("{} is no checkpoint: {fault}", path.display()))
+}
+
+/// A file of at most `limit` bytes.
+fn read_small(path: &Path, limit: usize) -> Result<Vec<u8>, String> {
+    let unreadable = |error| format!("couldn't read {}: {error}", path.display());
+    let mut content = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(limit as u64 + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() > limit {
+        return Err(format!("{} is larger than {limit} bytes", path.display()));
+    }
+    Ok(content)
 }
 
 /// On a terminal only: elsewhere nobody watches.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use attestd::config::{Config, DEFAULT_PATH, LogLevel};
-use attestd::daemon::{Fault, init, offline::Offline, serve};
+use attestd::daemon::{Fault, anchors, init, offline::Offline, serve, successor::Predecessor};
+use attestd::server::listener;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -27,7 +28,22 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Make a new ledger: entry 0, signed by the token's key, and the public key beside it
-    Init(ConfigFile),
+    Init {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Another ledger that this one follows because that one is not extended any more; it is only read
+        #[arg(long, value_name = "LEDGER", requires_all = ["origin", "reason"])]
+        successor_of: Option<PathBuf>,
+        /// The successor's origin, as the configuration has it
+        #[arg(long, value_name = "NEW", requires = "successor_of")]
+        origin: Option<String>,
+        /// Why there is a successor, which the ledger will say for ever
+        #[arg(long, value_name = "TEXT", requires = "successor_of")]
+        reason: Option<String>,
+        /// A file that was an anchor of the ledger before; may be given again
+        #[arg(long, value_name = "FILE", requires = "successor_of")]
+        old_anchor: Vec<PathBuf>,
+    },
     /// Run the daemon
     Serve {
         #[command(flatten)]
@@ -36,6 +52,9 @@ enum Command {
         #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
         log_level: Option<LogLevel>,
     },
+    /// What shows that the ledger was rolled back
+    #[command(subcommand)]
+    Anchor(AnchorCommand),
     /// Read the configuration and say what it means, without touching ledger or token
     CheckConfig(ConfigFile),
     /// Write a bundle for auditors from the ledger file; needs neither token, PIN nor daemon
@@ -61,6 +80,18 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum AnchorCommand {
+    /// Make an anchor that was lost or is new, where all others agree; the daemon must not be running
+    Reset {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Why, which the ledger will say for ever
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration
@@ -70,7 +101,16 @@ struct ConfigFile {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Init(file) => make(&file.config),
+        Command::Init { config, successor_of, origin, reason, old_anchor } => {
+            let successor = successor_of.map(|ledger| Successor {
+                ledger,
+                origin: origin.unwrap_or_default(),
+                reason: reason.unwrap_or_default(),
+                anchors: old_anchor,
+            });
+            make(&config.config, successor)
+        }
+        Command::Anchor(AnchorCommand::Reset { config, reason }) => reset(&config.config, &reason),
         Command::Serve { config, log_level } => run(&config.config, log_level),
         Command::CheckConfig(file) => check(&file.config),
         Command::Export { config, dir, from, to } => export(&config.config, &dir, from, to),
@@ -85,9 +125,26 @@ fn main() -> ExitCode {
     })
 }
 
-fn make(config: &Path) -> Result<ExitCode, Fault> {
+/// What `init` is told of the ledger before.
+struct Successor {
+    ledger: PathBuf,
+    origin: String,
+    reason: String,
+    anchors: Vec<PathBuf>,
+}
+
+fn make(config: &Path, successor: Option<Successor>) -> Result<ExitCode, Fault> {
     let config = Config::load(config)?;
-    let made = init::init(&config)?;
+    let mut predecessor = None;
+    if let Some(Successor { ledger, origin, reason, anchors }) = successor {
+        let before = Predecessor::read(&ledger, &anchors, &reason)?;
+        if origin != config.origin || origin == before.origin() {
+            let before = before.origin().to_owned();
+            return Err(Fault::SuccessorOrigin { config: config.origin, asked: origin, before });
+        }
+        predecessor = Some(before);
+    }
+    let made = init::init(&config, predecessor)?;
     say(&format!(
         "Made the ledger of {}.\n\n  ledger       {}\n  public key   {}\n  key id       {}\n  token        {}\n  genesis      {}\n\n\
          Give the public key and the genesis hash to whoever is to verify this ledger,\n\
@@ -103,6 +160,15 @@ fn make(config: &Path) -> Result<ExitCode, Fault> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn reset(config: &Path, reason: &str) -> Result<ExitCode, Fault> {
+    let config = Config::load(config)?;
+    start_log(LogLevel::Warn);
+    for anchor in anchors::reset(&config, reason)? {
+        say(&format!("Made {anchor}. The ledger says so, and why.\n"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn run(config: &Path, log_level: Option<LogLevel>) -> Result<ExitCode, Fault> {
     let config = Config::load(config)?;
     start_log(log_level.unwrap_or(config.log_level));
@@ -113,6 +179,7 @@ fn run(config: &Path, log_level: Option<LogLevel>) -> Result<ExitCode, Fault> {
 
 fn check(path: &Path) -> Result<ExitCode, Fault> {
     let config = Config::load(path)?;
+    listener::socket_group(&config.server)?;
     say(&format!(
         "{} is a valid configuration.\n\n  origin       {}\n  ledger       {}\n  index        {}\n  public key   {}\n  \
          token        {}\n  module       {}\n  socket       {} (mode {:04o}{})\n  mode         each\n  log level    {}\n",

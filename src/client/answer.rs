@@ -37,6 +37,14 @@ pub struct ProblemDoc {
     pub retry_after: Option<u64>,
 }
 
+impl ProblemDoc {
+    /// Whether it may be done later: 503 and 507.
+    #[must_use]
+    pub fn is_for_now(&self) -> bool {
+        matches!(self.status, 503 | 507)
+    }
+}
+
 impl fmt::Display for ProblemDoc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Many details begin with the title, to be whole sentences by themselves.
@@ -87,6 +95,13 @@ impl Answer {
         }
         decode(line).map(Answer::Refused)
     }
+}
+
+/// A sealed entry with its receipt: both as text, so that their bytes are what was hashed and signed.
+#[derive(Debug, Deserialize)]
+pub(super) struct Receipted {
+    pub(super) entry: String,
+    pub(super) receipt: Option<String>,
 }
 
 /// A page of entries.

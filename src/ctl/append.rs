@@ -12,9 +12,10 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::cli::{Append, Draft};
+use super::proof::write_receipt;
 use super::text::{count_of, grouped, printable, printable_message};
 use super::{Failure, Outcome, connect, print, print_line, progress, unexpected};
-use crate::client::{Answer, ClientError, ProblemDoc};
+use crate::client::{Answer, Appended, ClientError, ProblemDoc};
 use crate::ledger::json::{canonicalize, write_string};
 use crate::ledger::score::{PILLAR_NAMES, Score};
 
@@ -22,6 +23,8 @@ use crate::ledger::score::{PILLAR_NAMES, Score};
 const PIECE_BYTES: usize = 64 * 1024;
 /// Pieces that wait to be sent.
 const PIECES_AHEAD: usize = 4;
+/// The most that any daemon can be told to take for one request, `limits.request_bytes`.
+const EVENT_BYTES: u64 = 16 << 20;
 /// Refused lines that are shown one by one; `--json` shows all.
 const REFUSALS_SHOWN: u64 = 20;
 
@@ -33,7 +36,7 @@ pub(super) async fn run(socket: &Path, args: &Append) -> Result<Outcome, Failure
         Some(file) => read_all(file)?,
         None => request(&args.draft)?,
     };
-    one(socket, event, args.json).await
+    one(socket, event, args).await
 }
 
 /// The members of a sealed entry that the summary shows.
@@ -47,29 +50,55 @@ struct Sealed<'a> {
     signing_key_id: &'a str,
 }
 
-async fn one(socket: &Path, event: Vec<u8>, json: bool) -> Result<Outcome, Failure> {
+async fn one(socket: &Path, event: Vec<u8>, args: &Append) -> Result<Outcome, Failure> {
     let doing = "append the event";
-    let mut client = connect(socket, doing).await?;
-    let appended = client.append(event.into()).await.map_err(Failure::daemon(doing))?;
-    if json {
-        print_line(&appended.line)?;
-        return Ok(Outcome::Done);
+    if let Some(file) = args.receipt.as_ref().filter(|file| file.symlink_metadata().is_ok()) {
+        return Err(Failure::Usage(format!("{} exists: nothing was appended", file.display())));
     }
+    let mut client = connect(socket, doing).await?;
+    let (appended, receipt) = match &args.receipt {
+        None => (client.append(event.into()).await.map_err(Failure::daemon(doing))?, None),
+        Some(_) => client.append_with_receipt(event.into()).await.map_err(Failure::daemon(doing))?,
+    };
+    show(&appended, args.json)?;
+    // After the entry is shown: it is sealed, whatever becomes of the receipt.
+    match (&args.receipt, receipt) {
+        (Some(file), Some(receipt)) => write_receipt(file, receipt.as_bytes())?,
+        (Some(_), None) => {
+            // Not the code of a refusal, nor the one that says to try again: the entry is there.
+            let what = "the entry is sealed, but there is no receipt yet: `attestctl proof` gets it later";
+            return Err(Failure::Usage(what.into()));
+        }
+        (None, _) => {}
+    }
+    Ok(Outcome::Done)
+}
+
+fn show(appended: &Appended, json: bool) -> Result<(), Failure> {
+    let doing = "append the event";
     let sealed: Sealed<'_> =
         serde_json::from_slice(&appended.line).map_err(|error| unexpected(doing, error.to_string()))?;
+    // Whoever repeats an append because its answer could not be written has it twice.
+    let told = |result: Result<(), Failure>| {
+        result.inspect_err(|_| {
+            eprintln!("the event is sealed all the same, as entry {}", sealed.sequence_number);
+        })
+    };
+    if json {
+        return told(print_line(&appended.line));
+    }
     let heading = if appended.created {
         format!("sealed entry {}", sealed.sequence_number)
     } else {
         format!("entry {} was sealed before: the same id and content", sealed.sequence_number)
     };
-    print(&format!(
+    told(print(&format!(
         "{heading}\n  id         {}\n  hash       {}\n  time       {}\n  key        {}\n",
         printable(sealed.entry_id),
         printable(sealed.entry_hash),
         printable(sealed.timestamp),
         printable(sealed.signing_key_id),
-    ))?;
-    Ok(Outcome::Done)
+    )))
 }
 
 /// The request object of an event that was given by options.
@@ -198,7 +227,13 @@ impl Object {
 
 fn read_all(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    source(file).and_then(|mut source| source.read_to_end(&mut bytes)).map_err(cannot_read(file))?;
+    source(file)
+        .and_then(|source| source.take(EVENT_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(cannot_read(file))?;
+    if bytes.len() as u64 > EVENT_BYTES {
+        let name = file.display();
+        return Err(Failure::Usage(format!("{name} holds more than {EVENT_BYTES} bytes, which is no event")));
+    }
     Ok(bytes)
 }
 
@@ -217,6 +252,8 @@ fn cannot_read(file: &Path) -> impl FnOnce(io::Error) -> Failure {
 struct Tally {
     sealed: u64,
     refused: u64,
+    /// Of those, what the daemon could not do for now.
+    unavailable: u64,
     /// The lowest and the highest sequence number; other callers' entries may lie between.
     range: Option<(u64, u64)>,
 }
@@ -260,11 +297,17 @@ async fn batch(socket: &Path, file: &Path, json: bool) -> Result<Outcome, Failur
         Ok(Err(error)) => return Err(cannot_read(file)(error)),
         Err(_) => return Err(unexpected(doing, "it ended before the batch did")),
     }
-    Ok(match (tally.sealed, tally.refused) {
+    Ok(outcome(&tally))
+}
+
+/// As a single append of each line would end, where all end alike.
+fn outcome(tally: &Tally) -> Outcome {
+    match (tally.sealed, tally.refused) {
         (_, 0) => Outcome::Done,
+        (0, refused) if refused == tally.unavailable => Outcome::NotReady,
         (0, _) => Outcome::Wrong,
         _ => Outcome::PartlyRefused,
-    })
+    }
 }
 
 async fn answers<S>(
@@ -298,6 +341,7 @@ where
             }
             Answer::Refused(problem) => {
                 tally.refused += 1;
+                tally.unavailable += u64::from(problem.is_for_now());
                 if tally.refused <= REFUSALS_SHOWN {
                     bar.suspend(|| eprintln!("{}", refused(&problem)));
                 }
@@ -483,6 +527,7 @@ mod tests {
         assert!(fails(&["--pillars", "speed=3"]).contains("no pillar is called `speed`"));
         assert!(fails(&["--pillars", "an_toan=10.5"]).contains("from 0 to 10"));
         assert!(matches!(request(&draft(&["--payload", "@/no/such/file"])), Err(Failure::Local { .. })));
+        assert!(fails(&["--payload", "@/dev/zero"]).contains("more than 16777216 bytes"));
     }
 
     #[test]
@@ -497,10 +542,20 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_of_which_nothing_could_be_taken_for_now_ends_like_a_single_append() {
+        let ends = |sealed, refused, unavailable| {
+            outcome(&Tally { sealed, refused, unavailable, range: None }).exit_code()
+        };
+        assert_eq!([ends(0, 0, 0), ends(2, 0, 0)], [0, 0]);
+        assert_eq!([ends(0, 3, 3), ends(0, 3, 2), ends(0, 3, 0)], [4, 1, 1]);
+        assert_eq!([ends(1, 3, 3), ends(1, 3, 0)], [5, 5]);
+    }
+
+    #[test]
     fn a_summary_reads_like_a_sentence() {
-        let tally = Tally { sealed: 1, refused: 0, range: Some((7, 7)) };
+        let tally = Tally { sealed: 1, range: Some((7, 7)), ..Tally::default() };
         assert_eq!(summary(&tally), "1 event sealed (sequence number 7)");
-        let tally = Tally { sealed: 1_200, refused: 3, range: Some((7, 1_300)) };
+        let tally = Tally { sealed: 1_200, refused: 3, range: Some((7, 1_300)), ..Tally::default() };
         assert_eq!(summary(&tally), "1,200 events sealed (sequence numbers 7 to 1300), 3 refused");
         assert_eq!(summary(&Tally::default()), "0 events sealed");
     }

@@ -69,6 +69,9 @@ pub(super) async fn run(socket: &Path, args: &Bench) -> Result<Outcome, Failure>
 
     let report = Report { event, raw, phases, seconds: args.seconds };
     if args.json {
+        if let Err(why) = &report.raw {
+            eprintln!("no raw figures: {}", printable_message(why));
+        }
         print_line(report.json().to_string().as_bytes())?;
     } else {
         print(&report.table(Style::of_stdout()))?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::pages::ExitCodes;
@@ -25,7 +25,8 @@ pub const EXIT_CODES: ExitCodes = &[
 #[command(arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
     /// The daemon's socket.
-    #[arg(long, global = true, env = "ATTESTD_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    #[arg(long, global = true, env = "ATTESTD_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET,
+          value_parser = socket_path(), value_name = "PATH")]
     pub socket: PathBuf,
 
     /// What to do.
@@ -39,7 +40,9 @@ pub struct Cli {
 pub enum Command {
     /// Append one event, given by options or as JSON, or a batch of them.
     ///
-    /// The event is durable and signed when the command ends with 0.
+    /// The event is durable and signed when the command ends with 0. It is too where only the
+    /// answer could not be written: the command ends with 2 then, and names the entry on standard
+    /// error.
     Append(Append),
     /// Show one entry.
     Get(Get),
@@ -47,6 +50,14 @@ pub enum Command {
     List(List),
     /// Export entries as a bundle that attest-verify checks.
     Export(Export),
+    /// Get the receipt of an entry, which proves to anyone that it is in the ledger.
+    ///
+    /// Ends with 4 while no checkpoint has the entry in it yet, which takes a second or so.
+    Proof(Proof),
+    /// Publish the tree as files that any static web server can serve, or check such files.
+    ///
+    /// The layout is that of c2sp.org/tlog-tiles. Nothing of an entry but its hash is in it.
+    Publish(Publish),
     /// Have the daemon check its whole ledger.
     ///
     /// This is the daemon's own word. For evidence that needs no trust in the daemon, export a
@@ -87,6 +98,10 @@ pub struct Append {
     /// Print the sealed entry, or for a batch each answer, as a line of JSON.
     #[arg(long)]
     pub json: bool,
+
+    /// Write the receipt of the entry into a new file; the answer takes up to a second longer.
+    #[arg(long, value_name = "FILE", conflicts_with = "batch")]
+    pub receipt: Option<PathBuf>,
 
     /// The event itself.
     #[command(flatten)]
@@ -198,7 +213,7 @@ pub struct List {
     #[arg(long = "category", value_name = "CATEGORY", ignore_case = true,
           value_parser = words(EventCategory::ALL.iter().map(|w| w.as_str())), help_heading = "Filters")]
     pub event_category: Option<String>,
-    /// Only this actor.
+    /// Only this actor, in the form that is stored: uid:N/ID for what a client called ID.
     #[arg(long, value_name = "ID", help_heading = "Filters")]
     pub actor_id: Option<String>,
     /// Only this action type.
@@ -212,10 +227,12 @@ pub struct List {
           value_parser = words(ExecutionStatus::ALL.iter().map(|w| w.as_str())), help_heading = "Filters")]
     pub execution_status: Option<String>,
     /// Only this severity.
-    #[arg(long, value_name = "N", conflicts_with = "severity_min", help_heading = "Filters")]
+    #[arg(long, value_name = "N", conflicts_with = "severity_min", help_heading = "Filters",
+          value_parser = clap::value_parser!(u8).range(..=i64::from(MAX_SEVERITY)))]
     pub severity: Option<u8>,
     /// Only this severity and over.
-    #[arg(long, value_name = "N", help_heading = "Filters")]
+    #[arg(long, value_name = "N", help_heading = "Filters",
+          value_parser = clap::value_parser!(u8).range(..=i64::from(MAX_SEVERITY)))]
     pub severity_min: Option<u8>,
     /// Only entries of this time and later: RFC 3339, or a span before now such as 90m, 24h or 7d.
     #[arg(long, value_name = "TIME", value_parser = super::list::instant, help_heading = "Filters")]
@@ -263,6 +280,36 @@ pub struct Export {
     /// The sequence number to stop before.
     #[arg(long, value_name = "N")]
     pub to: Option<u64>,
+}
+
+/// `attestctl proof`
+#[derive(Debug, Args)]
+pub struct Proof {
+    /// A sequence number or an entry id.
+    pub reference: String,
+    /// Write it into a new file instead of to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `attestctl publish`
+#[derive(Debug, Clone, Args)]
+pub struct Publish {
+    /// The directory; with --check also an http:// or https:// URL.
+    #[arg(value_name = "DIR|URL")]
+    pub target: String,
+    /// Check what is published there, without the daemon.
+    #[arg(long, requires = "key")]
+    pub check: bool,
+    /// The ledger's public key, a PEM file; may be given again. Without --check, where left out, what the daemon says.
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// The ledger that it must be of.
+    #[arg(long, value_name = "NAME")]
+    pub origin: Option<String>,
+    /// Print what was done or found as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `attestctl verify`
@@ -313,6 +360,11 @@ pub enum Mode {
     Single,
     /// Batches.
     Batch,
+}
+
+/// A parser for the path of the socket. `ATTESTD_SOCKET=` is as good as none.
+fn socket_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(|path| if path.is_empty() { DEFAULT_SOCKET.into() } else { path.into() })
 }
 
 /// A parser for one of `all`, in upper or lower case.
@@ -386,11 +438,25 @@ mod tests {
             parse(&[&base[..], &["ACTION", "--environment", "novalue"]].concat()).err(),
             Some(ErrorKind::ValueValidation)
         );
+        for option in ["--severity", "--severity-min"] {
+            assert_eq!(parse(&["list", option, "11"]).err(), Some(ErrorKind::ValueValidation));
+            assert!(parse(&["list", option, "10"]).is_ok());
+        }
         assert!(parse(&["list", "--event-type", "boot", "--since", "7d"]).is_ok());
         assert_eq!(parse(&["list", "--since", "tomorrow-ish"]).err(), Some(ErrorKind::ValueValidation));
         assert_eq!(parse(&["list", "--all", "--limit", "3"]).err(), Some(ErrorKind::ArgumentConflict));
         assert_eq!(parse(&["bench", "--clients", "0"]).err(), Some(ErrorKind::ValueValidation));
         assert!(parse(&["bench", "--mode", "single,batch"]).is_ok());
+    }
+
+    #[test]
+    fn an_empty_socket_is_the_default() {
+        let socket = |path| {
+            let cli = Cli::try_parse_from(["attestctl", "--socket", path, "status"]).expect("valid");
+            cli.socket
+        };
+        assert_eq!(socket(""), std::path::Path::new(DEFAULT_SOCKET));
+        assert_eq!(socket("/s"), std::path::Path::new("/s"));
     }
 
     #[test]

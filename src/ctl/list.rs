@@ -20,6 +20,7 @@ pub(super) async fn run(socket: &Path, args: &List) -> Result<Outcome, Failure> 
     let doing = "list entries";
     let mut client = connect(socket, doing).await?;
     let filters = filters(args);
+    let mut shown = 0;
     let mut left = if args.all { u64::MAX } else { args.limit };
     let mut cursor: Option<String> = None;
     let mut table = table();
@@ -32,6 +33,7 @@ pub(super) async fn run(socket: &Path, args: &List) -> Result<Outcome, Failure> 
         let taken = page.entries.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let entries = &page.entries[..taken];
         left -= taken as u64;
+        shown += taken;
         if args.json {
             for entry in entries {
                 out.write_all(entry.get().as_bytes())?;
@@ -52,6 +54,13 @@ pub(super) async fn run(socket: &Path, args: &List) -> Result<Outcome, Failure> 
             }
             Some(next) => cursor = Some(next),
             None => break,
+        }
+    }
+    if !args.json {
+        if shown == 0 {
+            eprintln!("no entries");
+        } else if let Some(note) = left_out(terminal_width()) {
+            eprintln!("{note}");
         }
     }
     Ok(Outcome::Done)
@@ -92,6 +101,13 @@ pub(super) fn instant(text: &str) -> Result<String, String> {
 
 /// Narrower than this there is no room for ids; the sequence number names the entry as well.
 const WIDTH_WITH_IDS: usize = 100;
+
+/// What a narrow terminal does not show.
+fn left_out(terminal: Option<usize>) -> Option<String> {
+    terminal.filter(|width| *width < WIDTH_WITH_IDS).map(|width| {
+        format!("the ids are left out in {width} columns: `attestctl get SEQ` and `list --json` have them")
+    })
+}
 
 fn table() -> Table {
     let column = |title, right, least| Column { title, right, least };
@@ -192,6 +208,14 @@ mod tests {
             "?event_type=ACTION&event_category=ERROR&actor_id=uid%3A0%2F%C3%A9&action_type_prefix=deploy.\
              &execution_status=FAILED&severity_min=3&since=2026-11-25T01%3A00%3A00.000000Z\
              &until=2026-11-26T00%3A00%3A00.500000Z&from=3&to=9&order=asc"
+        );
+    }
+
+    #[test]
+    fn a_column_that_is_left_out_is_named() {
+        assert_eq!([None, Some(WIDTH_WITH_IDS)].map(left_out), [None, None]);
+        assert!(
+            left_out(Some(79)).is_some_and(|note| note.starts_with("the ids are left out in 79 columns"))
         );
     }
 

@@ -24,6 +24,8 @@ mod get;
 mod histogram;
 mod list;
 pub mod pages;
+mod proof;
+mod publish;
 mod status;
 mod text;
 mod verify;
@@ -74,6 +76,8 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Get(args) => get::run(socket, args).await,
         cli::Command::List(args) => list::run(socket, args).await,
         cli::Command::Export(args) => export::run(socket, args).await,
+        cli::Command::Proof(args) => proof::run(socket, args).await,
+        cli::Command::Publish(args) => publish::run(socket, args).await,
         cli::Command::Verify(args) => verify::run(socket, args).await,
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,

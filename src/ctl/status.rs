@@ -13,7 +13,7 @@ pub(super) async fn run(socket: &Path, args: &Status) -> Result<Outcome, Failure
     let answer = client.stats().await.map_err(Failure::daemon(doing))?;
     let not_ready = match client.get_json("/readyz").await {
         Ok(_) => None,
-        Err(ClientError::Unavailable(problem)) => Some(problem),
+        Err(ClientError::Unavailable(problem) | ClientError::Refused(problem)) => Some(problem),
         Err(error) => return Err(Failure::daemon(doing)(error)),
     };
     if args.json {

@@ -53,7 +53,7 @@ impl Genesis {
     }
 }
 
-/// The canonical payload of entry 0.
+/// The canonical payload of entry 0; `predecessor` is canonical, too.
 #[must_use]
 pub fn payload(
     origin: &str,
@@ -61,11 +61,12 @@ pub fn payload(
     token: &Identity,
     attributes: &KeyAttributes,
     mode: &str,
+    predecessor: Option<&str>,
 ) -> String {
     debug_assert!(is_origin(origin));
     let flag = |flag: Option<bool>| flag.map_or("null", |flag| if flag { "true" } else { "false" });
     format!(
-        r#"{{"ceremony":null,"key_attributes":{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}},"key_id":"{}","origin":{},"predecessor":null,"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{}}}"#,
+        r#"{{"ceremony":null,"key_attributes":{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}},"key_id":"{}","origin":{},"predecessor":{},"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{}}}"#,
         flag(attributes.always_sensitive),
         flag(attributes.extractable),
         flag(attributes.local),
@@ -73,6 +74,7 @@ pub fn payload(
         flag(attributes.sensitive),
         key.id(),
         quoted(origin),
+        predecessor.unwrap_or("null"),
         quoted(&key.to_pem()),
         token_json(token)
     )

@@ -4,12 +4,15 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::anchors::{Planted, off_token, on_token};
+use super::successor::Predecessor;
 use super::{Fault, genesis, host, io, token_options};
 use crate::config::Config;
 use crate::governance::Policy;
 use crate::ledger::chain::Head;
-use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::checkpoint::{Checkpoint, Note};
 use crate::ledger::entry::{EntryId, EventCategory, EventType};
 use crate::ledger::hash::Digest;
 use crate::ledger::key::KeyId;
@@ -33,19 +36,26 @@ pub struct Made {
     pub genesis: Digest,
 }
 
-/// Makes the ledger that `config` describes, with its entry 0, and the public key beside it.
+/// What of another ledger was reserved and never signed, beside the ledger that follows it.
+const UNSEALED: &str = "unsealed.jsonl";
+
+/// Makes the ledger that `config` describes, with its entry 0 and its anchors, and the public key
+/// beside it. It follows `predecessor` where there is one.
 ///
 /// The ledger is made under another name and appears whole. After an error there is none, except
 /// when only the public key could not be written, which any start mends.
 ///
 /// # Errors
 /// When anything exists already, or the key can't be used.
-pub fn init(config: &Config) -> Result<Made, Fault> {
+pub fn init(config: &Config, mut predecessor: Option<Predecessor>) -> Result<Made, Fault> {
     let ledger = &config.ledger.path;
     // SQLite would take a WAL that another ledger left behind for this one's.
     let wal = beside(ledger, "-wal");
-    for path in [ledger, &wal, &config.ledger.public_key, &config.ledger.index] {
-        if path.symlink_metadata().is_ok() {
+    let unsealed = ledger.with_file_name(UNSEALED);
+    let mut wanted = vec![ledger, &wal, &config.ledger.public_key, &config.ledger.index, &config.anchor.file];
+    wanted.extend(predecessor.as_ref().map(|_| &unsealed));
+    for path in wanted {
+        if !path.as_os_str().is_empty() && path.symlink_metadata().is_ok() {
             return Err(Fault::Exists(path.clone()));
         }
     }
@@ -53,14 +63,21 @@ pub fn init(config: &Config) -> Result<Made, Fault> {
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();
     let identity = token.identity().clone();
+    let attributes = *token.key_attributes();
+    let pool = Arc::new(Pool::start(token).map_err(io("start the token's threads"))?);
+    let anchors = [off_token(config), on_token(config, &pool)].concat();
+    let mut planted = Planted::none_yet(&anchors)?;
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.heed_token(&pool)?;
+    }
     let payload = genesis::payload(
         &config.origin,
         &key,
         &identity,
-        token.key_attributes(),
+        &attributes,
         mode_of(config.signing.algorithm()),
+        predecessor.as_ref().map(Predecessor::member).as_deref(),
     );
-    let pool = Pool::start(token).map_err(io("start the token's threads"))?;
 
     let limit = usize::try_from(config.limits.entry_bytes).unwrap_or(usize::MAX);
     let admitted = Policy::new(&host(config), limit).own(
@@ -94,12 +111,19 @@ pub fn init(config: &Config) -> Result<Made, Fault> {
         .create(directory)
         .map_err(io(format!("make the directory {}", directory.display())))?;
     let unborn = Unborn::at(ledger);
-    write_genesis(&unborn.0, reservation, &pool)?;
+    let note = seal(&mut Store::create(&unborn.0)?, reservation, &pool)?;
+    if let Some(predecessor) = &predecessor {
+        write_whole(&unsealed, &predecessor.unsealed(), 0o640)?;
+    }
+    for anchor in anchors {
+        planted.plant(anchor, &note)?;
+    }
     // A link, because renaming would replace what has appeared meanwhile.
     std::fs::hard_link(&unborn.0, ledger).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Fault::Exists(ledger.clone()),
         _ => io(format!("put the ledger at {}", ledger.display()))(error),
     })?;
+    planted.stay();
     drop(unborn);
     sync_directory(directory)?;
     write_public_key(&config.ledger.public_key, &key.to_pem())?;
@@ -112,12 +136,15 @@ pub fn init(config: &Config) -> Result<Made, Fault> {
     })
 }
 
-fn write_genesis(path: &Path, reservation: Reservation, pool: &Pool) -> Result<(), Fault> {
-    let mut store = Store::create(path)?;
+/// Reserves, signs and commits what ends with a checkpoint, which it gives.
+pub(super) fn seal(store: &mut Store, reservation: Reservation, pool: &Pool) -> Result<Note, Fault> {
     store.write(None, Some(&reservation)).1?;
     let signatures = sign(pool, reservation.signables())?;
-    store.write(Some((reservation, signatures)), None).1?;
-    Ok(())
+    let (committed, result) = store.write(Some((reservation, signatures)), None);
+    result?;
+    committed
+        .and_then(|committed| committed.note())
+        .ok_or_else(|| Fault::Stopped("what was sealed has no checkpoint".into()))
 }
 
 /// Signs and waits.
@@ -171,18 +198,23 @@ fn sync_directory(directory: &Path) -> Result<(), Fault> {
         .map_err(io(format!("sync the directory {}", directory.display())))
 }
 
-/// Writes the public key so that it is there whole or not at all.
+/// Writes the public key.
 pub(super) fn write_public_key(path: &Path, pem: &str) -> Result<(), Fault> {
-    let doing = || format!("write the public key to {}", path.display());
+    write_whole(path, pem.as_bytes(), 0o644)
+}
+
+/// Writes a file so that it is there whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
+    let doing = || format!("write {}", path.display());
     let unborn = path.with_added_extension("unborn");
     let mut file = File::options()
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o644)
+        .mode(mode)
         .open(&unborn)
         .map_err(io(doing()))?;
-    file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(io(doing()))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(doing()))?;
     std::fs::rename(&unborn, path).map_err(io(doing()))?;
     sync_directory(parent(path))
 }

@@ -2,15 +2,19 @@
 //! ledger file without it.
 //!
 //! [`init`] makes a ledger, [`serve`] runs one, [`offline`] exports and verifies one without token,
-//! PIN or daemon, so that evidence is never stranded. [`genesis`] is what the first entry says.
+//! PIN or daemon, so that evidence is never stranded. [`genesis`] is what the first entry says,
+//! [`successor`] what it says of a ledger before. [`anchors`] are what shows that a ledger was rolled back.
 
+pub mod anchors;
 pub mod genesis;
 pub mod init;
 pub mod offline;
 pub mod serve;
+pub mod successor;
 
 use std::path::PathBuf;
 
+use crate::anchor::{Anchor, AnchorError, Contradiction};
 use crate::config::{Config, ConfigError, Token as TokenConfig};
 use crate::governance::Host;
 use crate::index::IndexError;
@@ -45,8 +49,28 @@ pub enum Fault {
     OtherKey { expected: KeyId, found: KeyId },
     #[error("entries from {first} on are reserved for key {key} in mode {mode}, which can't sign them now")]
     OtherReservation { first: u64, key: KeyId, mode: String },
+    #[error("the ledger has no checkpoint yet")]
+    NoCheckpoint,
     #[error("the ledger's last entries do not hold: {}", placed(.0))]
     Tail(crate::audit::Fault),
+    #[error("the ledger is not extended: {0}")]
+    Anchor(Contradiction),
+    #[error("couldn't use an anchor: {0}")]
+    AnchorAccess(#[from] AnchorError),
+    #[error("{0} is there already: a ledger of this origin was made before")]
+    AnchorTaken(Anchor),
+    #[error("the configuration names no anchor")]
+    NoAnchor,
+    #[error("no anchor is missing, so there is none to reset")]
+    NothingMissing,
+    #[error("a reason is 1 to {MAX_REASON_BYTES} bytes without control characters")]
+    Reason,
+    #[error("{0} is no anchor of the ledger before")]
+    NotItsAnchor(PathBuf),
+    #[error(
+        "a successor has an origin of its own, which the configuration says too: it says {config}, --origin is {asked}, and the ledger before has {before}"
+    )]
+    SuccessorOrigin { config: String, asked: String, before: String },
     #[error("the token: {0}")]
     Token(#[from] TokenError),
     #[error("the token: {0}")]
@@ -80,12 +104,24 @@ impl Fault {
             | Fault::OtherOrigin { .. }
             | Fault::OtherKey { .. }
             | Fault::OtherReservation { .. }
-            | Fault::Tail(_) => OPERATOR_NEEDED,
+            | Fault::Tail(_)
+            | Fault::NoAnchor => OPERATOR_NEEDED,
+            Fault::Anchor(contradiction) if contradiction.needs_operator() => OPERATOR_NEEDED,
+            Fault::Index(IndexError::Ahead { .. }) => OPERATOR_NEEDED,
             Fault::Token(error) if error.needs_operator() => OPERATOR_NEEDED,
             Fault::Store(error) | Fault::Index(IndexError::Store(error)) if needs_operator(error) => {
                 OPERATOR_NEEDED
             }
+            Fault::Bind(BindError::NotASocket(_) | BindError::UnknownGroup(_)) => OPERATOR_NEEDED,
             Fault::Exists(_)
+            | Fault::Anchor(_)
+            | Fault::AnchorAccess(_)
+            | Fault::AnchorTaken(_)
+            | Fault::NothingMissing
+            | Fault::Reason
+            | Fault::NotItsAnchor(_)
+            | Fault::SuccessorOrigin { .. }
+            | Fault::NoCheckpoint
             | Fault::Token(_)
             | Fault::Sign(_)
             | Fault::Store(_)
@@ -129,13 +165,57 @@ impl Fault {
                  a module sees"
                     .into()
             }
+            Fault::Anchor(contradiction) => contradiction.remedy().into(),
+            Fault::AnchorTaken(_) => {
+                "find out which ledger it belongs to, and give the new one another origin, and another `anchor.file`".into()
+            }
+            Fault::NoAnchor => "set `anchor.file` or `anchor.token`".into(),
+            Fault::NoCheckpoint => {
+                "start the daemon on it once: it signs one when it starts and when it stops".into()
+            }
             Fault::Store(StoreError::Locked(_)) => "is the daemon running already?".into(),
+            Fault::Index(IndexError::Ahead { index, .. }) => format!(
+                "the ledger's tail was cut, or an older copy or another ledger was put in its place: find the newest one \
+                 before anything is appended. Only if you know that the ledger is right and the index is not, remove {}",
+                index.display()
+            ),
             Fault::Tail(_)
             | Fault::Store(StoreError::Damaged(_))
             | Fault::Index(IndexError::Store(StoreError::Damaged(_))) => {
                 "do not repair or extend it: export what there is (`attestd export`) and keep the file as evidence".into()
             }
-            _ => return None,
+            Fault::Bind(BindError::NotASocket(path)) => format!(
+                "find out what {} is, and move it away or set `server.socket` to another path",
+                path.display()
+            ),
+            Fault::Bind(BindError::UnknownGroup(_)) => {
+                "make the group, or set `server.socket_group` to one that there is".into()
+            }
+            // These say themselves what is wanted, or nothing is known that always helps.
+            Fault::Config(_)
+            | Fault::Uri(_)
+            | Fault::NoPin
+            | Fault::Genesis { .. }
+            | Fault::AnchorAccess(_)
+            | Fault::NothingMissing
+            | Fault::Reason
+            | Fault::NotItsAnchor(_)
+            | Fault::SuccessorOrigin { .. }
+            | Fault::Token(_)
+            | Fault::Sign(_)
+            | Fault::Store(
+                StoreError::Exists(_)
+                | StoreError::NotALedger(_)
+                | StoreError::Newer { .. }
+                | StoreError::OldSqlite(_)
+                | StoreError::Full(_)
+                | StoreError::Sqlite { .. }
+                | StoreError::Io { .. },
+            )
+            | Fault::Index(_)
+            | Fault::Bind(BindError::InUse(_) | BindError::System { .. })
+            | Fault::Io { .. }
+            | Fault::Stopped(_) => return None,
         })
     }
 }
@@ -158,6 +238,14 @@ fn needs_operator(error: &StoreError) -> bool {
         | StoreError::Sqlite { .. }
         | StoreError::Io { .. } => false,
     }
+}
+
+/// What the ledger says for ever of why an operator did something, at most.
+const MAX_REASON_BYTES: usize = 1_024;
+
+fn check_reason(reason: &str) -> Result<(), Fault> {
+    let fits = (1..=MAX_REASON_BYTES).contains(&reason.len()) && !reason.contains(char::is_control);
+    if fits { Ok(()) } else { Err(Fault::Reason) }
 }
 
 fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Fault {

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use super::Fault;
 use super::genesis::Genesis;
-use crate::audit::{self, Expectations, Interruption, TrustedKeys, Verdict};
-use crate::bundle::DirectoryWriter;
+use crate::audit::{self, Expectations, Interruption, Notes, TrustedKeys, Verdict};
+use crate::bundle::{Contents, Context, DirectoryWriter, Proofs, Sizes, checkpoint_line};
 use crate::ledger::chain::Head;
 use crate::ledger::entry::Sequence;
+use crate::ledger::key::PublicKey;
+use crate::ledger::merkle::TreeSize;
 use crate::store::{Reader, StoreError};
 
 /// Entries are read in pieces of about this size.
@@ -53,16 +55,22 @@ impl Offline {
         mut progress: impl FnMut(u64),
     ) -> Result<u64, Fault> {
         let doing = |source| Fault::Io { doing: format!("write the bundle {}", dir.display()), source };
-        let to = to.min(self.count);
-        let from = from.min(to);
-        let mut writer = DirectoryWriter::create(dir, from).map_err(doing)?;
+        let extract = Extract::plan(&self.reader, &self.genesis.origin, &self.genesis.key, from, Some(to))?
+            .ok_or(Fault::NoCheckpoint)?;
+        let (from, to) = (Sequence(extract.from), Sequence(extract.to));
+        let mut writer = DirectoryWriter::create(dir, extract.contents).map_err(doing)?;
         let mut written = 0;
-        for line in lines(&self.reader, Sequence(from), Sequence(to)) {
+        for line in lines(&self.reader, from, to) {
             writer.append(&line?).map_err(doing)?;
             written += 1;
             progress(written);
         }
-        writer.finish(&self.genesis.origin, &self.genesis.key).map_err(doing)?;
+        let mut outcome = Ok(());
+        self.reader.notes_of(from, to, |note| {
+            outcome = std::mem::replace(&mut outcome, Ok(())).and_then(|()| writer.append_checkpoint(&note));
+            Ok(())
+        })?;
+        outcome.and_then(|()| writer.finish()).map_err(doing)?;
         Ok(written)
     }
 
@@ -81,7 +89,80 @@ pub(super) fn read_genesis(path: &Path, reader: &Reader) -> Result<Genesis, Faul
     Genesis::read(&line).map_err(|reason| Fault::Genesis { path: path.into(), reason })
 }
 
-/// Checks the first `count` entries.
+/// What a bundle of a range will hold.
+#[derive(Debug)]
+pub(crate) struct Extract {
+    pub(crate) contents: Contents,
+    /// The range, within what is committed.
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) sizes: Sizes,
+}
+
+impl Extract {
+    /// Plans a bundle of the entries from `from` up to but not including `to`, or all there are.
+    /// `None` while the ledger has no checkpoint.
+    pub(crate) fn plan(
+        reader: &Reader,
+        origin: &str,
+        key: &PublicKey,
+        from: u64,
+        to: Option<u64>,
+    ) -> Result<Option<Self>, StoreError> {
+        let count = reader.count()?;
+        let Some(checkpoint) = reader.newest_note()? else { return Ok(None) };
+        let newest = checkpoint.checkpoint().root().size;
+        // The checkpoint may be of a commit that came in between.
+        let count = count.max(newest.leaves());
+        let to = to.unwrap_or(count).min(count);
+        let from = from.min(to);
+        let sized = |size: u64| {
+            TreeSize::new(size).ok_or_else(|| StoreError::Damaged(format!("{size} is no tree size")))
+        };
+        let (start, end) = (sized(from)?, sized(to)?);
+
+        let (mut bytes, mut last) = (0, end);
+        reader.notes_of(Sequence(from), Sequence(to), |note| {
+            bytes += checkpoint_line(&note).len() as u64;
+            last = note.checkpoint().root().size;
+            Ok(())
+        })?;
+        let sizes = Sizes {
+            entries: reader.bytes_before(Sequence(to))? - reader.bytes_before(Sequence(from))?,
+            checkpoints: bytes,
+        };
+
+        let proofs = if start > TreeSize::EMPTY || end < newest {
+            let mut tree = reader.tree(count.max(last.leaves()))?;
+            let reached = start <= newest && newest <= end;
+            let mut proofs = Proofs {
+                left: tree.frontier(start)?.peaks().to_vec(),
+                consistency: if reached {
+                    Vec::new()
+                } else {
+                    tree.consistency(end.min(newest), end.max(newest))?
+                },
+                commit: if last > end { Some(tree.consistency(end, last)?) } else { None },
+                context: Vec::new(),
+            };
+            if start > TreeSize::EMPTY {
+                let genesis = reader.line(Sequence(0))?;
+                let genesis = genesis.ok_or_else(|| StoreError::Damaged("entry 0 is missing".into()))?;
+                let entry = String::from_utf8(genesis.bytes)
+                    .map_err(|_| StoreError::Damaged("entry 0 is not UTF-8".into()))?;
+                proofs.context.push(Context { entry, index: 0, path: tree.inclusion(0, newest)? });
+            }
+            Some(proofs)
+        } else {
+            None
+        };
+        let contents =
+            Contents { origin: origin.to_owned(), key: key.clone(), first: from, checkpoint, proofs };
+        Ok(Some(Extract { contents, from, to, sizes }))
+    }
+}
+
+/// Checks the first `count` entries, and the checkpoints that the ledger keeps of them.
 pub(crate) fn verify(
     reader: &Reader,
     genesis: &Genesis,
@@ -90,13 +171,38 @@ pub(crate) fn verify(
 ) -> Result<Verdict, Fault> {
     let mut expectations = Expectations::trusting(TrustedKeys::only(genesis.key.clone()));
     expectations.after = Some(Head::EMPTY);
+    let newest = reader.newest_note()?;
+    // What was committed since `count` was read is under the newest checkpoint, if that is newer.
+    let newest_size = newest.as_ref().map_or(TreeSize::EMPTY, |note| note.checkpoint().root().size);
+    let count = count.max(newest_size.leaves());
     let mut read = 0;
     let lines = lines(reader, Sequence(0), Sequence(count)).inspect(|_| {
         read += 1;
         progress(read);
     });
-    audit::audit(lines, &expectations)
-        .map_err(|source| Fault::Io { doing: "read the ledger to check it".into(), source })
+    let (mut verdict, grown) = audit::rebuild(lines, &expectations, vec![newest_size], false)
+        .map_err(|source| Fault::Io { doing: "read the ledger to check it".into(), source })?;
+    let (Some(grown), true) = (grown, verdict.ok) else { return Ok(verdict) };
+    let Some(newest) = newest else {
+        verdict.not_checked.push("checkpoints: the ledger has none yet".into());
+        return Ok(verdict);
+    };
+
+    let origin = Some(genesis.origin.as_str());
+    let end = TreeSize::new(count).unwrap_or(TreeSize::MAX);
+    let mut outcome = audit::read_note(newest.as_str().as_bytes(), origin, &expectations.keys)
+        .and_then(|(note, _)| audit::check_newest(note.checkpoint().root(), &grown, None, &mut verdict));
+    let mut notes = Notes::default();
+    reader.notes_of(Sequence(0), Sequence(count), |note| {
+        if outcome.is_ok() {
+            outcome = notes.add(note.as_str().as_bytes(), origin, &expectations.keys, end);
+        }
+        Ok(())
+    })?;
+    if let Err(fault) = outcome.and_then(|()| notes.finish(grown, None)) {
+        verdict.fail(fault.within("the ledger's checkpoints"));
+    }
+    Ok(verdict)
 }
 
 /// The committed lines of a range, read piece by piece.

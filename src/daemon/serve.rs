@@ -3,9 +3,9 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -13,24 +13,28 @@ use tokio::sync::oneshot;
 use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
 use super::offline::{lines, read_genesis};
-use super::{Fault, host, io, token_options};
-use crate::audit::{self, Expectations, TrustedKeys};
-use crate::config::Config;
+use super::{Fault, anchors, host, io, token_options};
+use crate::anchor::{self, Anchor, Contradiction, Standing};
+use crate::audit::{self, Before, Expectations, TrustedKeys};
+use crate::config::{self, Config};
 use crate::failpoint;
 use crate::governance::Policy;
 use crate::index::Index;
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
+use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::json;
 use crate::ledger::key::PublicKey;
-use crate::ledger::merkle::TreeSize;
-use crate::ledger::tile::Edge;
+use crate::ledger::merkle::{NodeHash, TreeSize};
+use crate::ledger::tile::{Edge, Tile};
+use crate::publish::{self, Published, Publisher, Trust};
 use crate::sequencer::{Outcome, Sequencer, Setup, Submission, Ticket, now};
 use crate::server::budget::Budget;
 use crate::server::listener::{self, Connections, Limits};
 use crate::server::routes;
 use crate::server::service::{Parts, Service};
+use crate::server::tree;
 use crate::store::{Reader, Store, StoreError, Unfinished, algorithm_of, mode_of};
 use crate::token::{Identity, Pool, Token};
 
@@ -46,12 +50,44 @@ const BLOCKING_THREADS: usize = 32;
 /// How often the WAL is looked at, and how large it may be before it is moved into the file.
 const WAL_CHECK: Duration = Duration::from_millis(250);
 const WAL_BYTES: u64 = 8 << 20;
+/// How long a stop may wait for the last publication, of which there is little to do.
+const LAST_PUBLICATION: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until it is told to stop.
-///
-/// # Errors
-/// When it can't start, or had to stop because of a fault.
-pub fn serve(config: &Config) -> Result<(), Fault> {
+/// A ledger that holds, with nothing left unsigned and its key unlocked.
+pub(super) struct Opened {
+    pub(super) store: Store,
+    pub(super) reader: Reader,
+    pub(super) genesis: Genesis,
+    /// Which entries were checked in full.
+    pub(super) verified: (u64, u64),
+    pub(super) edge: Edge,
+    pub(super) pool: Arc<Pool>,
+    pub(super) token: Identity,
+    /// All that are configured, and those of them that are not there.
+    pub(super) anchors: Vec<Anchor>,
+    pub(super) missing: Vec<Anchor>,
+    /// How the next entry would be signed if nothing changed.
+    pub(super) algorithm: SignatureAlgorithm,
+}
+
+/// What is to become of an anchor that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absent {
+    /// The ledger is refused.
+    Refused,
+    /// It is to be made.
+    Given,
+}
+
+/// Opens the ledger to extend it, where it and its anchors hold. What is refused without the token is
+/// refused before the token is touched; what an anchor says, before anything is signed.
+pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
+    let refuse = |missing: &[Anchor]| match missing.first().filter(|_| absent == Absent::Refused) {
+        Some(anchor) => {
+            Err(Fault::Anchor(Contradiction { anchor: anchor.clone(), standing: Standing::Missing }))
+        }
+        None => Ok(()),
+    };
     let ledger = &config.ledger.path;
     if ledger.symlink_metadata().is_err() {
         return Err(Fault::NoLedger(ledger.clone()));
@@ -69,16 +105,34 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
     if genesis.origin != config.origin {
         return Err(Fault::OtherOrigin { ledger: genesis.origin, config: config.origin.clone() });
     }
-    // Before the token is touched: a ledger that does not hold is not extended.
     let mut verified = check_tail(&reader, &genesis)?;
     let mut edge = check_tree(&reader, &genesis, verified.0)?;
+    let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
+    let mut anchors = anchors::off_token(config);
+    let mut missing = anchors::check(&anchors, anchored)?;
+    refuse(&missing)?;
     let mut unfinished = store.unfinished(reader.head()?)?;
     let (pool, token) = unlock(config, &genesis)?;
+    let on_token = anchors::on_token(config, &pool);
+    missing.extend(anchors::check(&on_token, anchored)?);
+    refuse(&missing)?;
+    anchors.extend(on_token);
     while let Some(found) = unfinished {
         finish(&mut store, &found, &mut edge, &pool, &genesis.key)?;
         verified = check_tail(&reader, &genesis)?;
         unfinished = store.unfinished(reader.head()?)?;
     }
+    let algorithm = Last::read(&reader, &reader.head()?)?.algorithm;
+    Ok(Opened { store, reader, genesis, verified, edge, pool, token, anchors, missing, algorithm })
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it can't start, or had to stop because of a fault.
+pub fn serve(config: &Config) -> Result<(), Fault> {
+    let Opened { store, reader, genesis, verified, edge, pool, token, anchors, .. } =
+        open(config, Absent::Refused)?;
     let head = reader.head()?;
     let index = Index::open(&config.ledger.index, &reader, |indexed| {
         tracing::info!(indexed, of = head.next.0, "building the index");
@@ -98,7 +152,7 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
         .map_err(io("start the runtime"))?;
     let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
     let index = Arc::new(index);
-    runtime.block_on(run(config, Started { store, genesis, pool, token, index, head, tree, boot }))
+    runtime.block_on(run(config, Started { store, genesis, pool, token, anchors, index, head, tree, boot }))
 }
 
 struct Started {
@@ -106,6 +160,7 @@ struct Started {
     genesis: Genesis,
     pool: Arc<Pool>,
     token: Identity,
+    anchors: Vec<Anchor>,
     index: Arc<Index>,
     head: Head,
     tree: TreeState,
@@ -124,7 +179,8 @@ struct TreeState {
 type Own = (EventType, EventCategory, &'static str, String);
 
 async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, pool, token, index, head, tree, boot } = started;
+    let Started { store, genesis, pool, token, anchors, index, head, tree, boot } = started;
+    let genesis = Arc::new(genesis);
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
     // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
@@ -169,6 +225,13 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         let (ledger, sequencer) = (config.ledger.path.clone(), sequencer.clone());
         move || tend_wal(&ledger, &sequencer)
     });
+    let (stop_anchors, stopped) = mpsc::channel();
+    let kept = tokio::task::spawn_blocking({
+        let (config, genesis, sequencer) = (config.clone(), genesis.clone(), sequencer.clone());
+        move || anchors::keep(&config, anchors, &genesis, &sequencer, &stopped)
+    });
+
+    let (stop_publishing, published) = publishing(config, &genesis, &sequencer);
 
     if let Err(error) = listener::raise_nofile_limit() {
         tracing::warn!(%error, "couldn't raise the limit of open files");
@@ -176,9 +239,9 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     let connections = Arc::new(Connections::default());
     let draining = tokio::sync::watch::Sender::new(false);
     let service = Arc::new(Service::new(Parts {
-        origin: genesis.origin,
+        origin: genesis.origin.clone(),
         ledger: config.ledger.path.clone(),
-        key: genesis.key,
+        key: genesis.key.clone(),
         algorithm,
         token,
         pool,
@@ -212,8 +275,14 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     listener::serve(socket, routes::router(service), Limits::from(&config.server), connections, shutdown)
         .await;
     sequencer.stop(reason).await;
-    let _ = wal.await;
+    // The checkpoint of the SHUTDOWN entry is published, and goes into the anchors too.
+    drop((stop_publishing, stop_anchors));
+    let kept = kept.await;
+    let _ = (wal.await, published.await);
     let _ = std::fs::remove_file(&config.server.socket);
+    if let Ok(Err(contradiction)) = kept {
+        return Err(Fault::Anchor(contradiction));
+    }
     match sequencer.gauges().fault() {
         Some(fault) => Err(Fault::Stopped(fault)),
         None => {
@@ -268,6 +337,12 @@ fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
     let from = count.saturating_sub(CHECKED_AT_START);
     let mut expectations = Expectations::trusting(TrustedKeys::only(genesis.key.clone()));
     expectations.after = Some(head_before(reader, from)?);
+    if from > 0 {
+        let size =
+            TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
+        let tree = reader.tree(from)?.frontier(size).map_err(StoreError::from)?;
+        expectations.before = Some(Before { origin: genesis.origin.clone(), tree });
+    }
     expectations.threads = NonZeroUsize::new(2);
     let verdict = audit::audit(lines(reader, Sequence(from), Sequence(count)), &expectations)
         .map_err(io("check the last entries"))?;
@@ -294,10 +369,21 @@ fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fau
     let mut tree = reader.tree(count)?;
     let edge = tree.edge().map_err(StoreError::from)?;
     let mut grown = tree.frontier(sized(from)?).map_err(StoreError::from)?;
-    for line in lines(reader, Sequence(from), Sequence(count)) {
+    let mut leaves = Vec::with_capacity(Tile::FULL_BYTES);
+    for (sequence, line) in (from..).zip(lines(reader, Sequence(from), Sequence(count))) {
         let line = line?;
         let decoded = canonical::decode(&line).map_err(|fault| damaged(fault.to_string()))?;
         grown.push(decoded.computed_hash).map_err(|full| damaged(full.to_string()))?;
+        // The edge is made of nodes alone, so the tiles of leaves are held against the entries too.
+        leaves.extend_from_slice(&NodeHash::of_leaf(decoded.computed_hash).0.0);
+        if (sequence + 1).is_multiple_of(u64::from(Tile::FULL)) {
+            if let Some(tile) = Tile::new(0, sequence >> Tile::HEIGHT, Tile::FULL)
+                && !reader.tile(tile)?.ends_with(&leaves)
+            {
+                return Err(damaged(format!("{} of its tree is not what its entries make", tile.path())));
+            }
+            leaves.clear();
+        }
     }
     if grown.root() != edge.root() {
         return Err(damaged(format!(
@@ -323,6 +409,7 @@ fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fau
 
 /// What the last entry says of the time before this start.
 struct Last {
+    /// Its own, or that of the last before what an operator wrote.
     action: String,
     /// How the next entry would be signed if nothing changed.
     algorithm: SignatureAlgorithm,
@@ -335,15 +422,21 @@ impl Last {
             .line(Sequence(head.next.0.saturating_sub(1)))?
             .ok_or_else(|| damaged("is missing".into()))?;
         let entry = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?.entry;
+        // What an operator did since does not tell how the daemon ended.
+        let mut action = entry.action_type.to_owned();
+        let mut at = head.next.0.saturating_sub(1);
+        while action == anchors::ACTION_TYPE && at > 0 {
+            at -= 1;
+            let line = reader.line(Sequence(at))?.ok_or_else(|| damaged("follows none".into()))?;
+            let before = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?;
+            before.entry.action_type.clone_into(&mut action);
+        }
         // A daemon that stopped right after it had changed the mode has signed nothing in it yet.
         let changed = (entry.action_type == MODE_CHANGE)
             .then(|| json::member(entry.action_payload, "to"))
             .flatten()
             .and_then(|mode| algorithm_of(mode.trim_matches('"')));
-        Ok(Last {
-            action: entry.action_type.to_owned(),
-            algorithm: changed.unwrap_or(entry.signature_algorithm),
-        })
+        Ok(Last { action, algorithm: changed.unwrap_or(entry.signature_algorithm) })
     }
 }
 
@@ -387,6 +480,102 @@ async fn append_own(sequencer: &Sequencer, policy: &Policy, own: Own) -> Result<
             Err(Fault::Stopped(reason))
         }
     }
+}
+
+/// Publishes for as long as what it returns first is kept.
+fn publishing(
+    config: &Config,
+    genesis: &Genesis,
+    sequencer: &Arc<Sequencer>,
+) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
+    let (sender, stopped) = mpsc::channel();
+    let (ledger, settings) = (config.ledger.path.clone(), config.publish.clone());
+    let (key, origin, sequencer) = (genesis.key.clone(), genesis.origin.clone(), sequencer.clone());
+    let task = tokio::task::spawn_blocking(move || {
+        if settings.directory.as_os_str().is_empty() {
+            return;
+        }
+        let trust = Trust { keys: std::slice::from_ref(&key), origin: Some(&origin) };
+        publish_continuously(&ledger, &settings, trust, &sequencer, &stopped);
+    });
+    (sender, task)
+}
+
+/// Publishes what is new at each interval and once more at the end. What fails is logged when it
+/// begins to fail and tried again; the ledger does not depend on it.
+fn publish_continuously(
+    ledger: &Path,
+    settings: &config::Publish,
+    trust: Trust<'_>,
+    sequencer: &Sequencer,
+    stopped: &mpsc::Receiver<()>,
+) {
+    let directory = settings.directory.display();
+    let mut publisher = Publisher::new(&settings.directory);
+    let mut failing = None;
+    let (mut reader, mut done) = (None, None);
+    let mut last = false;
+    while !last {
+        last = stopped.recv_timeout(Duration::from_secs(settings.interval_seconds))
+            == Err(mpsc::RecvTimeoutError::Disconnected);
+        // A stop does not wait long: what is left over is published after the next start.
+        let until = last.then(|| Instant::now() + LAST_PUBLICATION);
+        let stopping = || match until {
+            Some(until) => Instant::now() > until,
+            None => sequencer.gauges().stopping.load(Ordering::Acquire),
+        };
+        match publish_once(ledger, &mut reader, &mut publisher, trust, done, &stopping) {
+            Ok(published) => {
+                if failing.take().is_some() {
+                    tracing::info!(%directory, "publishing again");
+                }
+                if let Some(Published { root, files, .. }) = published {
+                    tracing::debug!(entries = root.size.leaves(), files, %directory, "published");
+                    done = Some(root.size);
+                }
+            }
+            Err(_) if stopping() => {}
+            Err(error) if failing.as_ref() == Some(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, %directory, "couldn't publish; trying again");
+                failing = Some(error);
+            }
+        }
+    }
+}
+
+/// `None` when there is no checkpoint yet, or none but that of the size that is `done`.
+fn publish_once(
+    ledger: &Path,
+    reader: &mut Option<Reader>,
+    publisher: &mut Publisher,
+    trust: Trust<'_>,
+    done: Option<TreeSize>,
+    stopping: &dyn Fn() -> bool,
+) -> Result<Option<Published>, String> {
+    if reader.is_none() {
+        *reader = Some(Reader::open(ledger).map_err(|error| error.to_string())?);
+    }
+    let Some(reader) = reader else { return Ok(None) };
+    let newest = reader.newest_note().map_err(|error| error.to_string())?;
+    if newest.is_none_or(|note| Some(note.checkpoint().root().size) == done) {
+        return Ok(None);
+    }
+    let fetch = |path: &str, _| {
+        if stopping() {
+            return Err("the daemon is stopping".to_owned());
+        }
+        if path == publish::CHECKPOINT {
+            let note = reader.newest_note().map_err(|error| error.to_string())?;
+            return Ok(note.map(|note| note.as_str().as_bytes().to_vec()));
+        }
+        match tree::tile_bytes(reader, path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(problem) if problem.code == Code::NotFound => Ok(None),
+            Err(problem) => Err(problem.detail),
+        }
+    };
+    publisher.publish(trust, fetch, |_, _| {}).map(Some).map_err(|error| error.to_string())
 }
 
 /// Moves the WAL into the file off the commit path, so that commits need not.

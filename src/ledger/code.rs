@@ -143,6 +143,7 @@ codes! {
     SignatureHighS = "signature-high-s", 0, "hsm_signature has S in the high half";
     SignatureInvalid = "signature", 0, "hsm_signature does not verify";
     SignatureAlgorithm = "signature-algorithm", 0, "a signature algorithm that this program does not know";
+    SignatureMode = "signature-mode", 0, "the way of signing changes without an entry that says so";
     UnknownKey = "unknown-key", 0, "signed by a key that is not trusted";
     Genesis = "genesis", 0, "entry 0 is not a genesis, or a genesis is not entry 0";
     GenesisKey = "genesis-key", 0, "the genesis names another key than the trusted one";
@@ -164,6 +165,17 @@ codes! {
     Manifest = "manifest", 0, "the manifest is malformed or disagrees with the entries";
     BundleFile = "bundle-file", 0, "a file of the bundle is missing, strange, or not what the manifest says";
     Empty = "empty", 0, "there is not a single entry";
+    Note = "note", 0, "a checkpoint is not a well-formed signed note";
+    NoteSignature = "note-signature", 0, "a checkpoint does not bear the trusted key's sound signature";
+    CheckpointRoot = "checkpoint-root", 0, "a checkpoint is of another tree than the entries make";
+    CheckpointOrder = "checkpoint-order", 0, "checkpoints do not grow in size";
+    CheckpointMissing = "checkpoint-missing", 0, "the checkpoints are not those that the entries' signatures refer to";
+    TreeProof = "tree-proof", 0, "a proof of the tree is missing, malformed or proves nothing";
+    Receipt = "receipt", 0, "the receipt is malformed or is not the entry's";
+    Truncated = "truncated", 0, "entries are missing at the end";
+    Rollback = "rollback", 0, "the ledger is at an older state than the known checkpoint";
+    Fork = "fork", 0, "the ledger has another history than the known checkpoint";
+    KnownUnshown = "known-unshown", 0, "this range cannot show that the ledger extends the known checkpoint";
 }
 
 impl std::fmt::Display for Code {

@@ -41,9 +41,15 @@ impl PublicKey {
     /// Reads SPKI PEM.
     ///
     /// # Errors
-    /// When `pem` is anything but one `PUBLIC KEY` block with an uncompressed or compressed P-256 point.
+    /// When `pem` is anything but one `PUBLIC KEY` block with an uncompressed or compressed P-256
+    /// point: text before or after it could name another key to whoever reads the file.
     pub fn from_pem(pem: &str) -> Result<Self, NotAPublicKey> {
-        let key = VerifyingKey::from_public_key_pem(pem.trim_end()).map_err(|_| NotAPublicKey)?;
+        // The decoder skips what stands before the block.
+        let pem = pem.trim();
+        if !pem.starts_with("-----BEGIN ") {
+            return Err(NotAPublicKey);
+        }
+        let key = VerifyingKey::from_public_key_pem(pem).map_err(|_| NotAPublicKey)?;
         Self::from_verifying_key(key)
     }
 
@@ -271,6 +277,19 @@ pub fn is_origin(origin: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pem_file_holds_its_block_and_nothing_else() {
+        let pem = "-----BEGIN PUBLIC KEY-----\n\
+            MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt\n\
+            6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==\n\
+            -----END PUBLIC KEY-----\n";
+        assert!(PublicKey::from_pem(pem).is_ok());
+        assert!(PublicKey::from_pem(&format!("\n{pem}\n")).is_ok());
+        for other in [format!("the key of x:\n{pem}"), format!("{pem}more"), format!("{pem}{pem}")] {
+            assert!(PublicKey::from_pem(&other).is_err(), "{other}");
+        }
+    }
     use p256::ecdsa::{SigningKey, signature::Signer};
 
     fn pair() -> (SigningKey, PublicKey) {

@@ -66,7 +66,7 @@ async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) 
         Checked::Replay(line) if receipt => {
             return Ok(with_receipt(service, line, StatusCode::OK, lease).await);
         }
-        Checked::Replay(line) => return Ok(sealed(StatusCode::OK, line.bytes, lease)),
+        Checked::Replay(line) => return Ok(leased(StatusCode::OK, line.bytes, lease)),
     };
     let (ticket, outcome) = oneshot::channel();
     let id = admitted.id();
@@ -82,14 +82,14 @@ async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) 
             if receipt {
                 return Ok(with_receipt(service, line, status, lease).await);
             }
-            Ok(sealed(status, line.bytes, lease))
+            Ok(leased(status, line.bytes, lease))
         }
         Outcome::Earlier { id, asked } => {
             let line = sealed_earlier(service, id, asked).await?;
             if receipt {
                 return Ok(with_receipt(service, line, StatusCode::OK, lease).await);
             }
-            Ok(sealed(StatusCode::OK, line.bytes, lease))
+            Ok(leased(StatusCode::OK, line.bytes, lease))
         }
         Outcome::Refused(refused) => Err(refused.into()),
         Outcome::Unknown(id) => Err(unknown(id)),
@@ -125,7 +125,7 @@ async fn with_receipt(service: &Arc<Service>, line: Line, status: StatusCode, le
         Err(_) => body.extend_from_slice(b"null"),
     }
     body.push(b'}');
-    sealed(status, body, lease)
+    leased(status, body, lease)
 }
 
 fn unknown(id: EntryId) -> Problem {
@@ -162,14 +162,15 @@ async fn read_body(service: &Service, uid: u32, request: Request) -> Result<(Vec
 }
 
 /// Takes `bytes` of the budget for the caller `uid`, in its turn.
-async fn take_memory(service: &Service, uid: u32, bytes: usize) -> Result<Lease, Problem> {
+pub(super) async fn take_memory(service: &Service, uid: u32, bytes: usize) -> Result<Lease, Problem> {
     let taken = tokio::time::timeout(MEMORY_WAIT, service.budget.take(uid, bytes)).await;
     taken.ok().flatten().ok_or_else(|| {
         Problem::new(Code::MemoryBudget, "the daemon has no room for the request at the moment")
     })
 }
 
-fn sealed(status: StatusCode, line: Vec<u8>, lease: Lease) -> Response {
+/// JSON that holds its memory until it is sent.
+pub(super) fn leased(status: StatusCode, line: Vec<u8>, lease: Lease) -> Response {
     let body = Body::new(Leased { bytes: Some(line.into()), _lease: lease });
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -347,8 +348,16 @@ impl HttpBody for Answers {
 enum Slot {
     /// Submitted; so many bytes of the budget are its own.
     Waiting { cost: usize },
-    /// Its answer, with a line feed.
+    /// Its answer, with a line feed; as many bytes of the budget are its own.
     Answered(Vec<u8>),
+}
+
+/// Why a batch ends before its last line.
+enum End {
+    /// The client has gone, or leaves its answers unread.
+    Gone,
+    /// The daemon is stopping.
+    Draining,
 }
 
 struct Batch {
@@ -359,7 +368,7 @@ struct Batch {
     sent: Arc<Sent>,
     /// Bytes of answers that hyper has not taken yet; part of the lease.
     unsent: usize,
-    /// Covers the buffer, the lines that wait, and the answers that are unsent.
+    /// Covers the buffer, the lines that wait, and all answers that hyper has not taken.
     lease: Lease,
     /// From line `first` on.
     slots: VecDeque<Slot>,
@@ -389,10 +398,23 @@ impl Batch {
                 biased;
                 Some(outcomes) = self.outcomes.1.recv() => self.take_outcomes(outcomes).await,
                 frame = body_frame_timeout(&mut body, idle), if may_read => match frame {
-                    Ok(Some(frame)) => self.take_frame(&frame).await,
+                    Ok(Some(frame)) => match self.take_frame(&frame).await {
+                        Ok(()) => {}
+                        Err(End::Gone) => return,
+                        Err(End::Draining) => {
+                            reading = false;
+                            self.refuse_line(self.lines, Refused::ShuttingDown.into());
+                        }
+                    },
                     Ok(None) => {
                         reading = false;
-                        self.take_last_line().await;
+                        match self.take_last_line().await {
+                            Ok(()) => {}
+                            Err(End::Gone) => return,
+                            Err(End::Draining) => {
+                                self.refuse_line(self.lines, Refused::ShuttingDown.into());
+                            }
+                        }
                     }
                     Err(problem) => {
                         reading = false;
@@ -407,12 +429,10 @@ impl Batch {
                     self.refuse_line(self.lines, Refused::ShuttingDown.into());
                 }
                 () = self.sent.wake.notified() => {}
+                // The client has gone. What it has submitted is sealed all the same.
+                () = self.answers.closed() => return,
                 // Nothing moves: the client leaves its answers unread. What was sealed stays sealed.
                 () = tokio::time::sleep(idle), if reading && !may_read => return,
-            }
-            if self.answers.is_closed() {
-                // The client has gone. What it has submitted is sealed all the same.
-                return;
             }
             self.send_answers();
         }
@@ -424,21 +444,21 @@ impl Batch {
         self.lease.shrink(sent);
     }
 
-    async fn take_frame(&mut self, frame: &[u8]) {
+    async fn take_frame(&mut self, frame: &[u8]) -> Result<(), End> {
         let mut submissions = Vec::new();
         let mut rest = frame;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let (head, tail) = rest.split_at(end);
             rest = &tail[1..];
             if self.line.is_empty() && !self.skipping && head.len() <= self.service.request_bytes {
-                self.take_line(head, &mut submissions).await;
+                self.take_line(head, &mut submissions).await?;
             } else {
                 self.extend_line(head);
-                self.end_line(&mut submissions).await;
+                self.end_line(&mut submissions).await?;
             }
         }
         self.extend_line(rest);
-        self.submit(submissions).await;
+        self.submit(submissions).await
     }
 
     fn extend_line(&mut self, part: &[u8]) {
@@ -453,31 +473,31 @@ impl Batch {
         }
     }
 
-    async fn end_line(&mut self, submissions: &mut Vec<Submission>) {
+    async fn end_line(&mut self, submissions: &mut Vec<Submission>) -> Result<(), End> {
         let line = std::mem::take(&mut self.line);
         if std::mem::take(&mut self.skipping) {
             self.lines += 1;
             let limit = self.service.request_bytes;
             let detail = format!("a line of a batch may have {limit} bytes");
-            self.refuse_line(self.lines, Problem::new(Code::RequestTooLarge, detail));
+            self.answer_fresh(Problem::new(Code::RequestTooLarge, detail), submissions).await
         } else {
-            self.take_line(&line, submissions).await;
+            self.take_line(&line, submissions).await
         }
     }
 
-    async fn take_last_line(&mut self) {
+    async fn take_last_line(&mut self) -> Result<(), End> {
         let mut submissions = Vec::new();
         if !self.line.is_empty() || self.skipping {
-            self.end_line(&mut submissions).await;
+            self.end_line(&mut submissions).await?;
         }
-        self.submit(submissions).await;
+        self.submit(submissions).await
     }
 
-    async fn take_line(&mut self, line: &[u8], submissions: &mut Vec<Submission>) {
+    async fn take_line(&mut self, line: &[u8], submissions: &mut Vec<Submission>) -> Result<(), End> {
         self.lines += 1;
         let number = self.lines;
         if line.iter().all(u8::is_ascii_whitespace) {
-            return;
+            return Ok(());
         }
         let checked = match Draft::parse(line) {
             Ok(draft) => check(&self.service, &self.peer, draft).await,
@@ -486,35 +506,48 @@ impl Batch {
         match checked {
             Ok(Checked::Fresh(admitted, searched)) => {
                 let cost = line.len() + REQUEST_OVERHEAD;
-                self.make_room(cost, submissions).await;
+                self.make_room(cost, submissions).await?;
                 self.place(number, Slot::Waiting { cost });
                 let ticket = Ticket::Batch(self.outcomes.0.clone(), number);
                 submissions.push(Submission { admitted: *admitted, ticket, searched, receipt: false });
+                Ok(())
             }
             Ok(Checked::Replay(line)) => {
                 let acknowledgement = acknowledgement_of(&line.bytes);
-                self.answer_line(number, acknowledgement);
+                self.make_room(acknowledgement.len(), submissions).await?;
+                self.place(number, Slot::Answered(acknowledgement));
+                Ok(())
             }
-            Err(problem) => self.refuse_line(number, problem),
+            Err(problem) => self.answer_fresh(problem, submissions).await,
         }
     }
 
+    /// Refuses the line that was just read. Short bad lines make long answers, so there must be room
+    /// for these before more is read.
+    async fn answer_fresh(&mut self, problem: Problem, submissions: &mut Vec<Submission>) -> Result<(), End> {
+        let answer = self.refusal(self.lines, problem);
+        self.make_room(answer.len(), submissions).await?;
+        self.place(self.lines, Slot::Answered(answer));
+        Ok(())
+    }
+
     /// Takes `cost` from the budget. When there is none left, what was read so far is submitted
-    /// and answered first.
-    async fn make_room(&mut self, cost: usize, submissions: &mut Vec<Submission>) {
+    /// and answered first. What the other batches of this caller hold may be what is waited for, so
+    /// none waits longer than a connection may be idle.
+    async fn make_room(&mut self, cost: usize, submissions: &mut Vec<Submission>) -> Result<(), End> {
         if self.lease.grow(cost) {
-            return;
+            return Ok(());
         }
         let submissions = std::mem::take(submissions);
-        self.submit(submissions).await;
+        self.submit(submissions).await?;
+        let (budget, uid) = (self.service.budget.clone(), self.peer.uid);
+        let mut draining = self.service.draining.clone();
         loop {
             self.send_answers();
             self.settle_sent();
             if self.lease.grow(cost) {
-                return;
+                return Ok(());
             }
-            let budget = self.service.budget.clone();
-            let uid = self.peer.uid;
             tokio::select! {
                 biased;
                 Some(outcomes) = self.outcomes.1.recv() => self.take_outcomes(outcomes).await,
@@ -522,24 +555,34 @@ impl Batch {
                 more = budget.take(uid, cost) => {
                     if let Some(more) = more {
                         self.lease.absorb(more);
-                        return;
+                        return Ok(());
                     }
+                    return Err(End::Gone);
                 }
+                () = self.answers.closed() => return Err(End::Gone),
+                () = until_draining(&mut draining) => return Err(End::Draining),
+                () = tokio::time::sleep(self.service.idle) => return Err(End::Gone),
             }
         }
     }
 
     /// Submits in order; waits, and so stops reading, while the queue is full.
-    async fn submit(&mut self, submissions: Vec<Submission>) {
+    async fn submit(&mut self, submissions: Vec<Submission>) -> Result<(), End> {
         if submissions.is_empty() {
-            return;
+            return Ok(());
         }
         let mut waiting = submissions;
         loop {
             match self.service.sequencer.submit(waiting) {
-                Ok(()) => return,
+                Ok(()) => return Ok(()),
                 Err((Refused::QueueFull { .. }, returned)) => waiting = returned,
-                Err((refused, returned)) => return self.refuse_all(returned, refused),
+                Err((refused, returned)) => {
+                    self.refuse_all(returned, refused);
+                    return Ok(());
+                }
+            }
+            if self.answers.is_closed() {
+                return Err(End::Gone);
             }
             tokio::time::sleep(QUEUE_PAUSE).await;
             while let Ok(outcomes) = self.outcomes.1.try_recv() {
@@ -553,7 +596,6 @@ impl Batch {
     fn refuse_all(&mut self, submissions: Vec<Submission>, refused: Refused) {
         for submission in submissions {
             if let Ticket::Batch(_, line) = submission.ticket {
-                self.settle(line);
                 self.refuse_line(line, refused.into());
             }
         }
@@ -561,7 +603,6 @@ impl Batch {
 
     async fn take_outcomes(&mut self, outcomes: Outcomes) {
         for (line, outcome) in outcomes {
-            self.settle(line);
             match outcome {
                 Outcome::Committed { commit, index, .. } => {
                     let mut acknowledgement = Vec::with_capacity(448);
@@ -578,22 +619,30 @@ impl Batch {
         }
     }
 
-    /// Gives back what a line that waited held of the budget.
-    fn settle(&mut self, line: u64) {
-        if let Some(Slot::Waiting { cost }) = self.slots.get((line - self.first) as usize) {
-            self.lease.shrink(*cost);
-        }
+    fn refuse_line(&mut self, line: u64, problem: Problem) {
+        let answer = self.refusal(line, problem);
+        self.answer_line(line, answer);
     }
 
-    fn refuse_line(&mut self, line: u64, mut problem: Problem) {
+    fn refusal(&self, line: u64, mut problem: Problem) -> Vec<u8> {
         self.service.count_refusal();
         problem.line = Some(line);
         let mut answer = problem.to_json().into_bytes();
         answer.push(b'\n');
-        self.answer_line(line, answer);
+        answer
     }
 
+    /// Puts its answer in the place of a line that waited, and gives back what the answer does not
+    /// need of what the line held. It needs less, but for the one line with which a batch ends.
     fn answer_line(&mut self, line: u64, answer: Vec<u8>) {
+        let held = match self.slots.get((line - self.first) as usize) {
+            Some(Slot::Waiting { cost }) => *cost,
+            Some(Slot::Answered(_)) | None => 0,
+        };
+        match held.checked_sub(answer.len()) {
+            Some(spare) => self.lease.shrink(spare),
+            None => self.lease.force_grow(answer.len() - held),
+        }
         self.place(line, Slot::Answered(answer));
     }
 
@@ -616,9 +665,6 @@ impl Batch {
         }
         if !out.is_empty() {
             self.unsent += out.len();
-            // Answers are smaller than what the lines held; where they are not (many short bad
-            // lines), the limit on unsent answers bounds them.
-            self.lease.force_grow(out.len());
             // Fails only when the client has gone, which `run` sees.
             let _ = self.answers.send(out.into());
         }

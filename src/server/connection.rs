@@ -24,6 +24,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderValue, Version, header};
+use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -80,10 +82,20 @@ pub(super) async fn run(
         let extensions = request.extensions_mut();
         extensions.insert(Arc::clone(&peer));
         extensions.insert(id);
-        let answer = router.clone().call(request);
+        let answer = match check_head(&request) {
+            Ok(()) => Ok(router.clone().call(request)),
+            Err(problem) => Err(problem),
+        };
         let activity = Arc::clone(&in_service);
         async move {
-            let answer = answer.await?;
+            let answer = match answer {
+                Ok(answer) => answer.await?,
+                Err(problem) => {
+                    let mut answer = problem.into_response();
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    answer
+                }
+            };
             Ok::<_, Infallible>(answer.map(|body| AnswerBody { body, activity }))
         }
     });
@@ -162,6 +174,28 @@ pub(super) async fn run(
     if answer.is_some() || may_send {
         close(io.stream, answer.as_deref().unwrap_or_default()).await;
     }
+}
+
+/// What HTTP asks of a request's head that hyper leaves to us: one `Host` (RFC 9112 §3.2), and no
+/// coding of the body that would have to be taken off before anybody could read it.
+fn check_head<B>(request: &Request<B>) -> Result<(), Problem> {
+    let malformed = |detail: &str| Err(Problem::new(Code::MalformedHttp, detail));
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
+        return malformed("a request has one `Host`, whatever it says");
+    }
+    let plain = |name, codings: &[&str]| {
+        request.headers().get_all(name).iter().all(|value| {
+            value.to_str().is_ok_and(|value| codings.iter().any(|c| value.trim().eq_ignore_ascii_case(c)))
+        })
+    };
+    if !plain(header::TRANSFER_ENCODING, &["chunked", "identity"]) {
+        return malformed("no `Transfer-Encoding` but `chunked` is taken");
+    }
+    if !plain(header::CONTENT_ENCODING, &["identity"]) {
+        return malformed("no `Content-Encoding` is taken: send the body as it is");
+    }
+    Ok(())
 }
 
 /// Sends a last `answer` and closes so that the client can read it: nothing that the client still

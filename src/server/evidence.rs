@@ -18,7 +18,7 @@ use super::read::{Parameters, json_answer, parse_number};
 use super::service::{Service, internal};
 use crate::bundle::TarWriter;
 use crate::caller::Peer;
-use crate::daemon::offline::{self, lines};
+use crate::daemon::offline::{self, Extract, lines};
 use crate::ledger::code::Code;
 use crate::ledger::entry::Sequence;
 use crate::store::Reader;
@@ -27,6 +27,8 @@ use crate::store::Reader;
 /// a client that reads slowly holds 256 KiB.
 const PIECE_BYTES: usize = 64 << 10;
 const PIECES: usize = 4;
+/// Exports at once: each has a thread, and with its connection to the ledger about 4 MiB.
+pub(super) const EXPORTS: usize = 4;
 
 /// `GET /v1/export`.
 pub(super) async fn export(
@@ -37,17 +39,22 @@ pub(super) async fn export(
     let result = async {
         service.check_read(&peer)?;
         let (from, to) = parse_range(&parameters)?;
-        let (ledger, writer, receiver) = (service.ledger.clone(), service.clone(), mpsc::channel(PIECES));
-        let (sender, receiver) = (receiver.0, receiver.1);
-        let (reader, from, to, bytes) = tokio::task::spawn_blocking(move || measure(&ledger, from, to))
+        let permit = service.exports.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(Code::MemoryBudget, format!("{EXPORTS} exports are under way already"))
+        })?;
+        let ledger = service.ledger.clone();
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let planning = service.clone();
+        let (reader, extract) = tokio::task::spawn_blocking(move || plan(&planning, &ledger, from, to))
             .await
             .unwrap_or_else(|error| Err(internal("an export", &error)))?;
-        let count = to - from;
+        let count = extract.to - extract.from;
         // A thread of its own: an export lasts as long as its reader likes.
         std::thread::Builder::new()
             .name("export".into())
             .spawn(move || {
-                if let Err(error) = write(&writer, &reader, from..to, bytes, &sender) {
+                let _permit = permit;
+                if let Err(error) = write(&reader, extract, &sender) {
                     tracing::warn!(%error, "an export broke off");
                     // The client must not take what it has for the whole.
                     let _ = sender.blocking_send(Err(error));
@@ -86,30 +93,32 @@ fn parse_range(parameters: &[(String, String)]) -> Result<(u64, Option<u64>), Pr
     Ok((from.unwrap_or(0), to))
 }
 
-/// What the export will hold: its range within what is committed now, and the bytes of its lines,
+/// What the export will hold: its range within what is committed now, and how large its files are,
 /// which a tar has to say first.
-fn measure(ledger: &Path, from: u64, to: Option<u64>) -> Result<(Reader, u64, u64, u64), Problem> {
+fn plan(service: &Service, ledger: &Path, from: u64, to: Option<u64>) -> Result<(Reader, Extract), Problem> {
     let reader = Reader::open(ledger)?;
-    let count = reader.count()?;
-    let to = to.unwrap_or(count).min(count);
-    let from = from.min(to);
-    let bytes = reader.bytes_before(Sequence(to))? - reader.bytes_before(Sequence(from))?;
-    Ok((reader, from, to, bytes))
+    let extract = Extract::plan(&reader, &service.origin, &service.key, from, to)?;
+    let extract =
+        extract.ok_or_else(|| Problem::new(Code::CheckpointPending, "there is no checkpoint yet"))?;
+    Ok((reader, extract))
 }
 
-fn write(
-    service: &Service,
-    reader: &Reader,
-    range: std::ops::Range<u64>,
-    bytes: u64,
-    sender: &mpsc::Sender<io::Result<Bytes>>,
-) -> io::Result<()> {
+fn write(reader: &Reader, extract: Extract, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+    let unreadable = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     let out = Pieces { sender, piece: Vec::with_capacity(PIECE_BYTES) };
-    let mut tar = TarWriter::new(out, range.start, bytes)?;
-    for line in lines(reader, Sequence(range.start), Sequence(range.end)) {
-        tar.append(&line.map_err(|error| io::Error::other(error.to_string()))?)?;
+    let (from, to) = (Sequence(extract.from), Sequence(extract.to));
+    let mut tar = TarWriter::new(out, extract.contents, extract.sizes)?;
+    for line in lines(reader, from, to) {
+        tar.append(&line.map_err(|error| unreadable(&error))?)?;
     }
-    tar.finish(&service.origin, &service.key)?.flush()
+    let mut outcome = Ok(());
+    let read = reader.notes_of(from, to, |note| {
+        outcome = std::mem::replace(&mut outcome, Ok(())).and_then(|()| tar.append_checkpoint(&note));
+        Ok(())
+    });
+    read.map_err(|error| unreadable(&error))?;
+    outcome?;
+    tar.finish()?.flush()
 }
 
 /// Hands what is written to the connection, piece by piece.

@@ -18,7 +18,7 @@ use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Uid};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -76,10 +76,7 @@ pub fn bind(config: &config::Server) -> Result<(UnixListener, Access), BindError
     let path = config.socket.as_path();
     let failed =
         |action| move |source: io::Error| BindError::System { action, path: path.to_owned(), source };
-    let group = match config.socket_group.as_str() {
-        "" => None,
-        name => Some(group(name).ok_or_else(|| BindError::UnknownGroup(name.to_owned()))?),
-    };
+    let group = socket_group(config)?;
     make_way(path)?;
 
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -100,6 +97,17 @@ pub fn bind(config: &config::Server) -> Result<(UnixListener, Access), BindError
         .map_err(|e| failed("listen on")(e.into()))?;
     let listener = UnixListener::from_std(socket.into()).map_err(failed("listen on"))?;
     Ok((listener, Access { daemon_uid: Uid::effective().as_raw(), socket_gid }))
+}
+
+/// The group that is to own the socket; `None` for the daemon's own.
+///
+/// # Errors
+/// [`BindError::UnknownGroup`].
+pub fn socket_group(config: &config::Server) -> Result<Option<Gid>, BindError> {
+    match config.socket_group.as_str() {
+        "" => Ok(None),
+        name => group(name).map(Some).ok_or_else(|| BindError::UnknownGroup(name.to_owned())),
+    }
 }
 
 /// Removes a socket on which nobody listens any more.

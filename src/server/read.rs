@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::append::{leased, take_memory};
 use super::problem::Problem;
 use super::service::{Service, internal};
 use crate::caller::Peer;
 use crate::index::Filter;
-use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, ExecutionStatus, MAX_SEVERITY, Sequence};
 use crate::ledger::json::{self, write_string};
@@ -34,6 +34,8 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 /// A page ends with the entry that brings it to this many bytes.
 const PAGE_BYTES: usize = 1 << 20;
+/// By how much that entry may overshoot, as entries are by default.
+const MAX_OVERSHOOT: usize = 64 << 10;
 /// How long a measurement may take.
 const MAX_BENCH_SECONDS: u64 = 60;
 
@@ -53,10 +55,13 @@ pub(super) async fn entry(
         service.check_read(&peer)?;
         // What is not UTF-8 behind its percent signs names no entry.
         let Path(reference) = reference.map_err(|_| no_reference())?;
-        service.read(move |service, reader| find(service, reader, &reference)).await
+        let line = service.read(move |service, reader| find(service, reader, &reference)).await?;
+        // One at a time is read by each of a few threads; what waits to be sent is counted.
+        let lease = take_memory(&service, peer.uid, line.len()).await?;
+        Ok(leased(StatusCode::OK, line, lease))
     };
     let result = result.await;
-    service.answer(result.map(json_answer))
+    service.answer(result)
 }
 
 pub(super) fn find(service: &Service, reader: &Reader, reference: &str) -> Result<Vec<u8>, Problem> {
@@ -65,11 +70,13 @@ pub(super) fn find(service: &Service, reader: &Reader, reference: &str) -> Resul
         let sequence = service.index.find(id)?.ok_or_else(not_found)?;
         let line = reader.line(sequence)?.ok_or_else(not_found)?;
         // The index is a copy; the entry itself says whether it is the one.
-        let is_it = canonical::decode(&line.bytes).is_ok_and(|decoded| decoded.entry.entry_id == id);
+        let is_it = line.check()?.entry.entry_id == id;
         return if is_it { Ok(line.bytes) } else { Err(not_found()) };
     }
     let sequence = parse_number(reference).ok_or_else(no_reference)?;
-    Ok(reader.line(Sequence(sequence))?.ok_or_else(not_found)?.bytes)
+    let line = reader.line(Sequence(sequence))?.ok_or_else(not_found)?;
+    line.check()?;
+    Ok(line.bytes)
 }
 
 pub(super) fn no_reference() -> Problem {
@@ -92,10 +99,13 @@ pub(super) async fn list(
     let result = async {
         service.check_read(&peer)?;
         let filter = parse_filter(&parameters)?;
-        service.read(move |service, reader| page(service, reader, &filter)).await
+        let mut lease = take_memory(&service, peer.uid, PAGE_BYTES + MAX_OVERSHOOT).await?;
+        let page = service.read(move |service, reader| page(service, reader, &filter)).await?;
+        lease.shrink((PAGE_BYTES + MAX_OVERSHOOT).saturating_sub(page.len()));
+        Ok(leased(StatusCode::OK, page, lease))
     };
     let result = result.await;
-    service.answer(result.map(json_answer))
+    service.answer(result)
 }
 
 fn page(service: &Service, reader: &Reader, filter: &Filter) -> Result<Vec<u8>, Problem> {
@@ -107,12 +117,9 @@ fn page(service: &Service, reader: &Reader, filter: &Filter) -> Result<Vec<u8>, 
     for (index, sequence) in found.sequences.iter().enumerate() {
         let Some(line) = reader.line(*sequence)? else { continue };
         // The index is a copy, not evidence: what it names is held against the signed bytes.
-        match canonical::decode(&line.bytes) {
-            Ok(decoded) if filter.matches(&decoded.entry) => {}
-            _ => {
-                tracing::error!(%sequence, "the index disagrees with the ledger; delete it and restart");
-                continue;
-            }
+        if !filter.matches(&line.check()?.entry) {
+            tracing::error!(%sequence, "the index disagrees with the ledger; delete it and restart");
+            continue;
         }
         if !first {
             out.push(b',');
@@ -298,13 +305,23 @@ pub(super) async fn readyz(State(service): State<Arc<Service>>) -> Response {
 
 fn readiness(service: &Service) -> Result<(), Problem> {
     let gauges = service.sequencer.gauges();
-    if let Some(fault) = gauges.fault() {
-        return Err(Problem::new(Code::TokenUnavailable, fault));
+    if let Some(code) = gauges.fault_code() {
+        return Err(stopped(code));
     }
     if crate::sequencer::free_bytes(&service.ledger) < service.min_free_bytes {
         return Err(Refused::StorageFull.into());
     }
     service.sequencer.room().map_err(Problem::from)
+}
+
+/// Why nothing is taken any more. Anyone may ask, so what exactly it was is in the log only.
+fn stopped(code: Code) -> Problem {
+    let why = match code {
+        Code::TokenUnavailable => "the token can't sign",
+        Code::StorageFull => "the ledger's disk is full",
+        _ => "something failed",
+    };
+    Problem::new(code, format!("the daemon is stopping because {why}; its log says more"))
 }
 
 /// `POST /v1/bench`.
@@ -421,6 +438,19 @@ mod tests {
             assert_eq!(parse(&bad).expect_err("refused").code, Code::BadParameter, "{bad:?}");
         }
         assert!(parse(&[("limit", "5"), ("limit", "6")]).is_err());
+    }
+
+    #[test]
+    fn a_fault_has_its_own_code_and_a_plain_sentence() {
+        let said = |code| (stopped(code).status().as_u16(), stopped(code).detail);
+        assert_eq!(
+            [Code::TokenUnavailable, Code::StorageFull, Code::Internal].map(said),
+            [(503, "the token can't sign"), (507, "the ledger's disk is full"), (500, "something failed")]
+                .map(|(status, why)| (
+                    status,
+                    format!("the daemon is stopping because {why}; its log says more")
+                ))
+        );
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub struct Service {
     pub started_at: Timestamp,
     /// Requests that were refused since.
     pub refused: std::sync::atomic::AtomicU64,
+    /// A permit for each export under way.
+    pub(super) exports: Arc<Semaphore>,
     readers: Mutex<Vec<Reader>>,
     reads: Semaphore,
     /// Held by a verification, of which one runs at a time.
@@ -121,6 +123,7 @@ impl Service {
             started: Instant::now(),
             started_at: crate::sequencer::now(),
             refused: 0.into(),
+            exports: Arc::new(Semaphore::new(super::evidence::EXPORTS)),
             readers: Mutex::default(),
             reads: Semaphore::new(READS),
             verifying: Mutex::default(),

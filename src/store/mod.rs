@@ -12,6 +12,7 @@ mod reader;
 mod schema;
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,9 +83,31 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether it was for want of room, in a reservation or in what had to be written all the same.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            StoreError::Full(_) => true,
+            StoreError::Sqlite { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            _ => false,
+        }
+    }
+}
+
 fn failed(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-    move |source| match source.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreError::Full(source),
+    use rusqlite::Error;
+    move |source| match (&source, source.sqlite_error_code()) {
+        (_, Some(ErrorCode::DiskFull)) => StoreError::Full(source),
+        // The file, or a value in it, is not what this program writes: another start finds the same.
+        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        | (
+            Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..),
+            _,
+        ) => StoreError::Damaged(format!("couldn't {doing}: {source}")),
         _ => StoreError::Sqlite { doing, source },
     }
 }
@@ -148,6 +171,12 @@ impl Committed {
     #[must_use]
     pub fn end(&self) -> Sequence {
         self.reservation.end()
+    }
+
+    /// How its entries are signed.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        self.reservation.algorithm
     }
 
     /// The signed checkpoint with which this commit ends, if it has one.
@@ -249,7 +278,6 @@ impl Store {
     pub fn create(path: &Path) -> Result<Self, StoreError> {
         schema::check_sqlite()?;
         let lock = lock(path)?;
-        use std::os::unix::fs::OpenOptionsExt;
         match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -306,6 +334,7 @@ impl Store {
             )
             .optional()
             .map_err(failed("read the last commit"))?;
+        check_end(&connection)?;
         Ok(Store { connection, path: path.into(), bytes: bytes.unwrap_or(0), _lock: lock })
     }
 
@@ -392,7 +421,7 @@ impl Store {
                 [],
                 |row| {
                     let key: Vec<u8> = row.get(2)?;
-                    Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, key, row.get(3)?, row.get(4)?))
+                    Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, key, row.get::<_, String>(3)?, row.get(4)?))
                 },
             )
             .optional()
@@ -425,6 +454,9 @@ impl Store {
             }
             if entry.signing_key_id != key {
                 return Err(damaged(&"it names another key than its reservation"));
+            }
+            if algorithm_of(&mode).is_some_and(|algorithm| algorithm != entry.signature_algorithm) {
+                return Err(damaged(&"it names another mode than its reservation"));
             }
             head.follow(entry).map_err(|code| damaged(&code.title()))?;
             hashes.push(entry.entry_hash);
@@ -473,6 +505,21 @@ impl Store {
         }
         self.bytes = bytes;
         Ok(())
+    }
+}
+
+/// Holds the entries to end where the commits do. What stands beyond would be in the way of the
+/// next reservation, and what is missing was there once.
+fn check_end(connection: &Connection) -> Result<(), StoreError> {
+    let end = |select: &str| connection.query_row(select, [], |row| row.get::<_, u64>(0));
+    let doing = failed("look for the end of the ledger");
+    let entries = end("SELECT coalesce(max(sequence) + 1, 0) FROM entries").map_err(&doing)?;
+    let commits = end("SELECT coalesce((SELECT first + count FROM commits ORDER BY first DESC LIMIT 1), 0)")
+        .map_err(&doing)?;
+    if entries == commits {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged(format!("its entries end at {entries}, its commits at {commits}")))
     }
 }
 
@@ -530,11 +577,12 @@ fn commit_in(
     let (text, signature) =
         (beside.map(|(checkpoint, _)| checkpoint.text()), beside.map(|(_, signature)| signature.as_bytes()));
     if count == 0 {
-        // A tree has one note: the last commit must be whole, end with this tree, and have none.
+        // A tree has one note: the commit that ends with it must be whole and have none. The next
+        // one may be reserved already.
         let changed = transaction
             .prepare_cached(
                 "UPDATE commits SET checkpoint=?2, checkpoint_signature=?3 \
-                 WHERE first=(SELECT max(first) FROM commits) AND first + count = ?1 \
+                 WHERE first=(SELECT max(first) FROM commits WHERE first < ?1) AND first + count = ?1 \
                  AND signatures IS NOT NULL AND checkpoint IS NULL",
             )
             .and_then(|mut update| update.execute(params![reservation.first.0, text, signature]))
@@ -596,6 +644,8 @@ fn lock(path: &Path) -> Result<Flock<File>, StoreError> {
         .write(true)
         .create(true)
         .truncate(false)
+        // Whoever can open it can hold it, and with it keep the daemon from starting.
+        .mode(0o600)
         .open(&lock_path)
         .map_err(|source| StoreError::Io { doing: "open the lock", path: lock_path.clone(), source })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StoreError::Locked(lock_path))
@@ -760,7 +810,10 @@ mod tests {
             let (committed, result) = store.write(Some((again, signatures(1_000))), next.as_ref());
             assert!(committed.is_none());
             // Not `Full`, which would say that all is as before: the daemon must stop.
-            assert!(matches!(result, Err(StoreError::Sqlite { .. })), "{result:?}");
+            assert!(
+                matches!(&result, Err(error @ StoreError::Sqlite { .. }) if error.is_full()),
+                "{result:?}"
+            );
         }
         drop(store);
         let mut store = Store::open(&ledger.path, &mut |_, _| {}).expect("opened");
@@ -901,7 +954,13 @@ mod tests {
         let reader = Reader::open(&ledger.path).expect("opened");
         assert_eq!(reader.newest_note().expect("readable"), Some(note));
         assert!(store.write(Some((alone(&ledger), signatures(1))), None).1.is_err());
-        ledger.append(&mut store, 1);
+        // The next commit may be reserved meanwhile.
+        ledger.append(&mut store, 2);
+        let late = alone(&ledger);
+        assert!(store.write(None, Some(&ledger.reservation(1, 10))).1.is_ok());
+        assert!(store.write(Some((late, signatures(1))), None).1.is_ok());
+        let newest = reader.newest_note().expect("readable").expect("there");
+        assert_eq!(newest.checkpoint().root().size.leaves(), 5);
         let stale = Reservation { first: Sequence(3), ..alone(&ledger) };
         assert!(store.write(Some((stale, signatures(1))), None).1.is_err());
     }
@@ -928,6 +987,85 @@ mod tests {
         assert_eq!(reader.newest_note().expect("readable"), None);
         ledger.append(&mut store, 300);
         assert_eq!(reader.tree(1_004).expect("there").edge().expect("readable").root(), ledger.edge.root());
+    }
+
+    #[test]
+    fn what_is_good_before_a_gap_is_read_and_the_next_call_names_the_gap() {
+        let (mut ledger, mut store) = Ledger::new();
+        ledger.append(&mut store, 150);
+        ledger.append(&mut store, 150);
+        let reader = Reader::open(&ledger.path).expect("opened");
+        let gap_at = |gap: u64| {
+            let lines = reader.lines(Sequence(0), Sequence(300), usize::MAX).expect("the good ones");
+            assert_eq!(lines.last().expect("some").sequence, Sequence(gap - 1));
+            let error = reader.lines(Sequence(gap), Sequence(300), usize::MAX).expect_err("a gap");
+            assert!(error.to_string().contains(&format!("entry {gap} is missing")), "{error}");
+            assert!(reader.hashes(Sequence(0), Sequence(300)).is_err());
+            assert!(reader.bytes_before(Sequence(299)).is_err());
+        };
+        let change = |sql: &str| store.connection.execute_batch(sql).expect("changed");
+        change("DELETE FROM entries WHERE sequence=200");
+        gap_at(200);
+        change("DELETE FROM commits WHERE first=0");
+        assert!(reader.lines(Sequence(0), Sequence(300), usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_line_is_what_its_place_and_its_hash_say() {
+        let (mut ledger, mut store) = Ledger::new();
+        ledger.append(&mut store, 3);
+        let reader = Reader::open(&ledger.path).expect("opened");
+        let line = reader.line(Sequence(1)).expect("readable").expect("there");
+        assert!(line.check().is_ok());
+        let elsewhere = Line { sequence: Sequence(2), ..line.clone() };
+        let mut changed = line.clone();
+        let at = changed.bytes.windows(2).position(|pair| pair == b"xx").expect("its payload");
+        changed.bytes[at] = b'y';
+        let cut = Line { bytes: line.bytes[1..].to_vec(), ..line };
+        for (line, what) in [(elsewhere, "entry 2: it says"), (changed, "entry 1: "), (cut, "entry 1: ")] {
+            let error = line.check().expect_err(what).to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_whose_entries_and_commits_end_apart_is_damaged() {
+        for change in [
+            "DELETE FROM commits WHERE first=3",
+            "DELETE FROM commits",
+            "DELETE FROM entries WHERE sequence=4",
+            "INSERT INTO entries SELECT 9, signature_at, body, caller, content FROM entries WHERE sequence=4",
+            "UPDATE commits SET count=-9 WHERE first=3",
+            "UPDATE commits SET count=9223372036854775807 WHERE first=3",
+        ] {
+            let (mut ledger, mut store) = Ledger::new();
+            ledger.append(&mut store, 3);
+            ledger.append(&mut store, 2);
+            store.connection.execute_batch(change).expect("changed");
+            drop(store);
+            let error = Store::open(&ledger.path, &mut |_, _| {}).expect_err(change);
+            assert!(matches!(error, StoreError::Damaged(_)), "{change}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_no_page_is_damage() {
+        let (mut ledger, mut store) = Ledger::new();
+        ledger.append(&mut store, 900);
+        drop(store);
+        let mut bytes = std::fs::read(&ledger.path).expect("readable");
+        bytes[8_192..].fill(0x5A);
+        std::fs::write(&ledger.path, bytes).expect("writable");
+        let error = Store::open(&ledger.path, &mut |_, _| {}).expect_err("no page is whole");
+        assert!(matches!(error, StoreError::Damaged(_)), "{error}");
+    }
+
+    #[test]
+    fn only_the_owner_can_hold_the_lock() {
+        use std::os::unix::fs::PermissionsExt;
+        let (ledger, _store) = Ledger::new();
+        let lock = std::fs::metadata(ledger.path.with_added_extension("lock")).expect("there");
+        assert_eq!(lock.permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{StoreError, algorithm_of, failed, mode_of};
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::{Checkpoint, Note};
+use crate::ledger::code::Code;
 use crate::ledger::entry::{Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::key::{KeyId, Signature};
@@ -24,6 +25,25 @@ pub struct Line {
     pub bytes: Vec<u8>,
     /// Where a client gave the id: its uid and the hash of the content.
     pub idempotency: Option<(u32, Digest)>,
+}
+
+impl Line {
+    /// Holds the bytes to be an entry, that of this place, whose hash is its own.
+    ///
+    /// # Errors
+    /// When they are not: somebody has changed the file.
+    pub fn check(&self) -> Result<canonical::Decoded<'_>, StoreError> {
+        let damaged =
+            |what: &dyn std::fmt::Display| StoreError::Damaged(format!("entry {}: {what}", self.sequence));
+        let decoded = canonical::decode(&self.bytes).map_err(|fault| damaged(&fault))?;
+        if decoded.entry.sequence_number != self.sequence {
+            return Err(damaged(&format!("it says that it is entry {}", decoded.entry.sequence_number)));
+        }
+        if decoded.computed_hash != decoded.entry.entry_hash {
+            return Err(damaged(&Code::EntryHashMismatch.title()));
+        }
+        Ok(decoded)
+    }
 }
 
 /// A reader of committed entries. It never sees what is only reserved.
@@ -89,15 +109,36 @@ impl Reader {
     }
 
     /// Committed entries from `from` up to but not including `to`, in order, stopping after the
-    /// one with which their bytes reach `max_bytes`.
+    /// one with which their bytes reach `max_bytes`, and before one that can't be read: what is
+    /// good is not lost with what is not, and the next call says what is wrong with that.
     ///
     /// # Errors
-    /// When the file can't be read or an entry that should be there is not.
+    /// When the file can't be read or the first entry, which should be there, is not.
     pub fn lines(&self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Line>, StoreError> {
-        let doing = "read entries";
         let mut lines = Vec::new();
+        match self.read_lines(from, to, max_bytes, &mut lines) {
+            Err(error) if lines.is_empty() => Err(error),
+            _ => Ok(lines),
+        }
+    }
+
+    /// All of the committed entries from `from` up to but not including `to`.
+    fn all_lines(&self, from: Sequence, to: Sequence) -> Result<Vec<Line>, StoreError> {
+        let mut lines = Vec::new();
+        self.read_lines(from, to, usize::MAX, &mut lines)?;
+        Ok(lines)
+    }
+
+    fn read_lines(
+        &self,
+        from: Sequence,
+        to: Sequence,
+        max_bytes: usize,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), StoreError> {
+        let doing = "read entries";
         if from >= to {
-            return Ok(lines);
+            return Ok(());
         }
         let mut commits = self
             .connection
@@ -143,14 +184,14 @@ impl Reader {
                 total += line.bytes.len();
                 lines.push(line);
                 if total >= max_bytes {
-                    return Ok(lines);
+                    return Ok(());
                 }
             }
             if next < end {
                 return Err(StoreError::Damaged(format!("entry {next} is missing")));
             }
         }
-        Ok(lines)
+        Ok(())
     }
 
     /// Bytes of the sealed lines of the entries before `end`, each with its line feed. `end` must
@@ -178,7 +219,7 @@ impl Reader {
             .prepare_cached("SELECT bytes FROM commits WHERE first < ?1 ORDER BY first DESC LIMIT 1")
             .and_then(|mut s| s.query_row([first], |row| row.get(0)).optional())
             .map_err(failed("measure entries"))?;
-        let rest = self.lines(Sequence(first), end, usize::MAX)?;
+        let rest = self.all_lines(Sequence(first), end)?;
         Ok(before.unwrap_or(0) + rest.iter().map(|line| line.bytes.len() as u64 + 1).sum::<u64>())
     }
 
@@ -195,6 +236,19 @@ impl Reader {
         let decoded = canonical::decode(&line.bytes)
             .map_err(|fault| StoreError::Damaged(format!("entry {last}: {fault}")))?;
         Ok(Head::after(&decoded.entry))
+    }
+
+    /// The bodies of the entries that are reserved and not signed, of which nobody else may hear: for
+    /// a ledger that is not extended any more.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn unsealed(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let count = self.count()?;
+        self.connection
+            .prepare_cached("SELECT body FROM entries WHERE sequence >= ?1 ORDER BY sequence")
+            .and_then(|mut select| select.query_map([count], |row| row.get(0))?.collect())
+            .map_err(failed("read reserved entries"))
     }
 
     /// The tree over the first `size` committed entries, to make roots and proofs of.
@@ -236,17 +290,12 @@ impl Reader {
         }
     }
 
-    /// The `entry_hash`es of a range, computed from the bytes of the entries.
+    /// The `entry_hash`es of a range, which are those of the bytes of the entries.
     ///
     /// # Errors
     /// When an entry can't be read, or is none.
     pub fn hashes(&self, from: Sequence, to: Sequence) -> Result<Vec<Digest>, StoreError> {
-        let hash_of = |line: &Line| {
-            canonical::decode(&line.bytes)
-                .map(|decoded| decoded.computed_hash)
-                .map_err(|fault| StoreError::Damaged(format!("entry {}: {fault}", line.sequence)))
-        };
-        self.lines(from, to, usize::MAX)?.iter().map(hash_of).collect()
+        self.all_lines(from, to)?.iter().map(|line| Ok(line.check()?.computed_hash)).collect()
     }
 
     /// The newest checkpoint, signed.

@@ -6,6 +6,7 @@
 //!
 //! PKCS#11 has no time-outs. A call into the library that hangs, hangs its thread.
 
+mod data;
 mod object;
 mod pin;
 mod pool;
@@ -22,6 +23,7 @@ use cryptoki::slot::TokenInfo;
 use crate::ledger::key::{KeyId, PublicKey, Signable};
 use session::{Connection, Seat};
 
+pub use data::ObjectError;
 pub use pin::{PinError, PinSource};
 pub use pool::{BenchFigures, Done, Pool};
 pub use uri::{TokenUri, UriError};

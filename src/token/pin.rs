@@ -37,7 +37,7 @@ pub enum PinError {
     #[error("`{0}` cannot be the name of a credential")]
     CredentialName(String),
     /// The file cannot be opened or read.
-    #[error("couldn't read the PIN from {}", path.display())]
+    #[error("couldn't read the PIN from {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -198,7 +198,9 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
         assert!(matches!(PinSource::File(pipe).read(), Err(PinError::NotAFile(_))));
         fs::remove_file(&path).expect("removed");
-        assert!(matches!(PinSource::File(path).read(), Err(PinError::Read { .. })));
+        let error = PinSource::File(path).read().expect_err("gone");
+        assert!(matches!(error, PinError::Read { .. }));
+        assert!(error.to_string().contains("No such file"), "{error}");
     }
 
     #[test]

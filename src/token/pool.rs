@@ -12,7 +12,8 @@ use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::session::Seat;
+use super::data::{self, ANSWER_WITHIN, ObjectError};
+use super::session::{Connection, Seat};
 use super::{SignError, Token};
 use crate::ledger::key::{Signable, Signature};
 
@@ -50,6 +51,7 @@ impl Pool {
                     match &*task {
                         Task::Call(call) => call.help(&mut seat),
                         Task::Bench(bench) => bench.help(&mut seat),
+                        Task::Errand(errand) => errand.run(&seat),
                     }
                 }
             };
@@ -122,6 +124,40 @@ impl Pool {
         let (_, median, _) = nanoseconds.select_nth_unstable(middle);
         Ok(BenchFigures { per_second, p50_us: *median as f64 / 1e3 })
     }
+
+    /// The values of attestd's data objects with this label. Blocks, but not behind signatures that
+    /// wait.
+    ///
+    /// # Errors
+    /// When the token can't be read, or does not answer.
+    pub fn read_objects(&self, label: &str) -> Result<Vec<Vec<u8>>, ObjectError> {
+        let label = label.to_owned();
+        self.errand(move |connection| data::read(connection, &label))
+    }
+
+    /// Makes `value` the one data object with this label, `None` for none. Blocks as
+    /// [`Pool::read_objects`] does.
+    ///
+    /// # Errors
+    /// When the token keeps no data objects, fails, or does not answer; the old one is there then, the
+    /// new one may be too.
+    pub fn replace_object(&self, label: &str, value: Option<&[u8]>) -> Result<(), ObjectError> {
+        let (label, value) = (label.to_owned(), value.map(<[u8]>::to_vec));
+        self.errand(move |connection| data::replace(connection, &label, value.as_deref()))
+    }
+
+    fn errand<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Connection) -> Result<T, ObjectError> + Send + 'static,
+    ) -> Result<T, ObjectError> {
+        let (report, reports) = mpsc::channel();
+        let run = move |connection: &Connection| {
+            // Nobody listens any more after `ANSWER_WITHIN`.
+            let _ = report.send(run(connection));
+        };
+        self.queue.push_first(Task::Errand(Errand(Mutex::new(Some(Box::new(run))))));
+        reports.recv_timeout(ANSWER_WITHIN).unwrap_or(Err(ObjectError::NoAnswer))
+    }
 }
 
 impl Drop for Pool {
@@ -140,6 +176,7 @@ impl Drop for Pool {
 enum Task {
     Call(Call),
     Bench(Bench),
+    Errand(Errand),
 }
 
 impl Task {
@@ -148,6 +185,7 @@ impl Task {
         match self {
             Task::Call(call) => call.next.load(Ordering::Relaxed) < call.messages.len(),
             Task::Bench(bench) => bench.joined.load(Ordering::Relaxed) < bench.sessions,
+            Task::Errand(errand) => lock(&errand.0).is_some(),
         }
     }
 }
@@ -173,6 +211,12 @@ impl Queue {
         } else {
             self.changed.notify_all();
         }
+    }
+
+    /// For what is short and must not wait for thousands of signatures.
+    fn push_first(&self, task: Task) {
+        lock(&self.state).tasks.push_front(Arc::new(task));
+        self.changed.notify_one();
     }
 
     fn close(&self) {
@@ -295,6 +339,19 @@ impl Bench {
             if elapsed >= self.duration {
                 return Ok(Run { elapsed, nanoseconds });
             }
+        }
+    }
+}
+
+/// Something else than signing that one thread does, in a session of its own.
+struct Errand(Mutex<Option<Box<dyn FnOnce(&Connection) + Send>>>);
+
+impl Errand {
+    fn run(&self, seat: &Seat) {
+        let run = lock(&self.0).take();
+        if let Some(run) = run {
+            // After a panic, which the panic hook reports, the caller hears that nobody reports.
+            let _ = catch_unwind(AssertUnwindSafe(|| run(seat.connection())));
         }
     }
 }

@@ -66,7 +66,16 @@ impl Connection {
     /// Opens a session, and logs in where the token is not logged in already. One login serves
     /// all sessions, and ends with the last of them.
     pub(super) fn session(&self) -> Result<Session, TokenError> {
-        let session = self.library.0.open_ro_session(self.slot).map_err(call("open a session"))?;
+        self.logged_in(self.library.0.open_ro_session(self.slot))
+    }
+
+    /// The same, to change what is on the token.
+    pub(super) fn writing_session(&self) -> Result<Session, TokenError> {
+        self.logged_in(self.library.0.open_rw_session(self.slot))
+    }
+
+    fn logged_in(&self, opened: Result<Session, Error>) -> Result<Session, TokenError> {
+        let session = opened.map_err(call("open a session"))?;
         let info = session.get_session_info().map_err(call("read the session's state"))?;
         if !matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser) {
             self.login(&session)?;
@@ -143,6 +152,11 @@ impl Seat {
         let mut seat = Seat { open: None, public_key: self.public_key.clone(), connection };
         seat.reopen()?;
         Ok(seat)
+    }
+
+    /// The token that it is on.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     pub(super) fn public_key(&self) -> &PublicKey {

@@ -80,11 +80,25 @@ impl World {
         std::fs::write(self.config(), config).expect("writable");
     }
 
+    /// Puts the shim between the daemon and the token from now on.
+    pub fn use_shim(&self) {
+        let config = std::fs::read_to_string(self.config()).expect("readable");
+        let config = config.replace(&module().display().to_string(), &shim().display().to_string());
+        std::fs::write(self.config(), config).expect("writable");
+    }
+
+    /// What the shim does.
+    pub fn shim_control(&self) -> PathBuf {
+        self.dir().join("shim.control")
+    }
+
     /// A program of ours, with the token's environment.
     pub fn program(&self, path: &str) -> Command {
         let mut command = Command::new(path);
         command
             .env("SOFTHSM2_CONF", self.dir().join("hsm/softhsm2.conf"))
+            .env("PKCS11_SHIM_MODULE", module())
+            .env("PKCS11_SHIM_CONTROL", self.shim_control())
             .env("ATTESTD_SOCKET", self.socket())
             .stdin(Stdio::null());
         command
@@ -95,6 +109,14 @@ impl World {
         let mut command = self.program(env!("CARGO_BIN_EXE_attestd"));
         command.arg(arguments[0]).arg("--config").arg(self.config()).args(&arguments[1..]);
         command.output().expect("attestd runs")
+    }
+
+    /// The same for a command that should end by itself and might not.
+    pub fn attestd_within(&self, limit: Duration, arguments: &[&str]) -> Output {
+        let mut command = self.program("timeout");
+        command.arg(limit.as_secs().to_string()).arg(env!("CARGO_BIN_EXE_attestd"));
+        command.arg(arguments[0]).arg("--config").arg(self.config()).args(&arguments[1..]);
+        command.output().expect("timeout runs")
     }
 
     pub fn attestctl(&self, arguments: &[&str]) -> Output {
@@ -150,6 +172,43 @@ pub fn module() -> PathBuf {
     .map(PathBuf::from)
     .find(|path| path.exists())
     .expect("SoftHSM2 is installed: tests/run does it")
+}
+
+/// The module that injects faults (`tests/shim/lib.rs`), built beside this test.
+pub fn shim() -> PathBuf {
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let build = || {
+        // target/PROFILE/deps/TEST
+        let test = std::env::current_exe().expect("this program");
+        let profile = test.ancestors().nth(2).expect("cargo's directories");
+        let name = profile.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--example", "pkcs11-shim"])
+            .args(["--profile", if name == "debug" { "dev" } else { name }])
+            .arg("--target-dir")
+            .arg(profile.parent().expect("cargo's directories"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        profile.join("examples/libpkcs11_shim.so")
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+/// Has the shim do what `lines` say from the next call on.
+pub fn inject(control: &Path, lines: &str) {
+    let next = control.with_extension("next");
+    std::fs::write(&next, lines).expect("writable");
+    std::fs::rename(next, control).expect("renamed");
+}
+
+/// The calls of C_Sign and the microseconds in them, as the shim has counted them.
+pub fn shim_count(path: &Path) -> (u64, u64) {
+    let text = std::fs::read_to_string(path).expect("counted");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [_, calls, _, busy] = words[..] else { panic!("{text:?}") };
+    (calls.parse().expect("a number"), busy.parse().expect("a number"))
 }
 
 /// A running daemon, killed when dropped.

@@ -1,0 +1,224 @@
+//! The anchors that the configuration names: checked at the start, kept up while the daemon runs,
+//! and made anew on an operator's word.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::genesis::Genesis;
+use super::init::seal;
+use super::serve::{Absent, Opened, open};
+use super::{Fault, check_reason, host};
+use crate::anchor::{self, Anchor, AnchorError, Contradiction, Ledger, Standing, UpdateError};
+use crate::config::Config;
+use crate::governance::Policy;
+use crate::ledger::checkpoint::{Checkpoint, Note};
+use crate::ledger::entry::{EntryId, EventCategory, EventType};
+use crate::sequencer::{Sequencer, now};
+use crate::server::read::quoted;
+use crate::store::{Reader, Reservation, Reserved};
+use crate::token::Pool;
+
+/// The `action_type` of the entry that says that an anchor was made anew.
+pub const ACTION_TYPE: &str = "ledger.anchor";
+/// How long until an anchor that could not be written is tried again, at most.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The anchors that can be looked at before the token is.
+pub(super) fn off_token(config: &Config) -> Vec<Anchor> {
+    let file = &config.anchor.file;
+    if file.as_os_str().is_empty() { Vec::new() } else { vec![Anchor::File(file.clone())] }
+}
+
+/// The anchors on the token.
+pub(super) fn on_token(config: &Config, pool: &Arc<Pool>) -> Vec<Anchor> {
+    if config.anchor.token { vec![Anchor::on_token(pool.clone(), &config.origin)] } else { Vec::new() }
+}
+
+/// Refuses a ledger that one of `anchors` contradicts. Gives those that are missing.
+pub(super) fn check(anchors: &[Anchor], ledger: Ledger<'_>) -> Result<Vec<Anchor>, Fault> {
+    let mut missing = Vec::new();
+    for anchor in anchors {
+        match anchor::judge(anchor, ledger)?.0 {
+            Standing::Agrees { lag } => {
+                tracing::info!(lag, "{anchor} agrees with the ledger, {lag} entries behind it");
+            }
+            Standing::Missing => missing.push(anchor.clone()),
+            standing => return Err(Fault::Anchor(Contradiction { anchor: anchor.clone(), standing })),
+        }
+    }
+    Ok(missing)
+}
+
+/// An anchor that is kept up.
+struct Kept {
+    anchor: Anchor,
+    interval: Duration,
+    /// When it is written again, if there is something new.
+    due: Instant,
+    /// The entries that it knows of, as far as we wrote them.
+    entries: u64,
+    failing: bool,
+}
+
+/// Keeps `anchors` up until `stopped` says that there is nothing more to come, and brings them all
+/// up to date once more then.
+///
+/// # Errors
+/// When the daemon must stop, which the sequencer was told then.
+pub(super) fn keep(
+    config: &Config,
+    anchors: Vec<Anchor>,
+    genesis: &Genesis,
+    sequencer: &Sequencer,
+    stopped: &mpsc::Receiver<()>,
+) -> Result<(), Contradiction> {
+    let started = Instant::now();
+    let kept = |anchor: Anchor| {
+        let interval = Duration::from_secs(match anchor {
+            Anchor::File(_) => config.anchor.file_interval_seconds,
+            Anchor::Token { .. } => config.anchor.token_interval_seconds,
+        });
+        // Not at once: a daemon that starts again and again would wear the token out.
+        Kept { anchor, interval, due: started + interval, entries: 0, failing: false }
+    };
+    let mut anchors: Vec<Kept> = anchors.into_iter().map(kept).collect();
+    let Some(tick) = anchors.iter().map(|kept| kept.interval / 4).min() else { return Ok(()) };
+    let notes = sequencer.notes();
+    let reader = match Reader::open(&config.ledger.path) {
+        Ok(reader) => reader,
+        Err(error) => {
+            sequencer.fail(format!("the anchors can't be kept up: {error}"));
+            return Ok(());
+        }
+    };
+    let ledger = Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
+    let mut last = false;
+    while !last {
+        last = stopped.recv_timeout(tick) == Err(RecvTimeoutError::Disconnected);
+        let Some(note) = notes.borrow().clone() else { continue };
+        let entries = note.checkpoint().root().size.leaves();
+        for kept in anchors.iter_mut().filter(|kept| kept.entries < entries) {
+            if !last && Instant::now() < kept.due {
+                continue;
+            }
+            match anchor::update(&kept.anchor, &note, ledger) {
+                Ok(()) => {
+                    tracing::debug!(entries, "{} is up to date", kept.anchor);
+                    if std::mem::take(&mut kept.failing) {
+                        tracing::info!(entries, "{} is up to date again", kept.anchor);
+                    }
+                    kept.entries = entries;
+                    kept.due = Instant::now() + kept.interval;
+                }
+                Err(UpdateError::Contradicted(contradiction)) => {
+                    sequencer.fail(contradiction.to_string());
+                    return Err(contradiction);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut kept.failing, true) {
+                        tracing::warn!(%error, "couldn't bring {} up to date; trying again", kept.anchor);
+                    }
+                    kept.due = Instant::now() + kept.interval.min(RETRY);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the anchors that are missing, where all others and the ledger itself agree, and has the
+/// ledger say so. The daemon must not be running.
+///
+/// # Errors
+/// When nothing is missing, or an anchor contradicts the ledger, or the ledger can't be opened or
+/// the key can't be used.
+pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
+    check_reason(reason)?;
+    if config.anchor.file.as_os_str().is_empty() && !config.anchor.token {
+        return Err(Fault::NoAnchor);
+    }
+    let opened = open(config, Absent::Given)?;
+    if opened.missing.is_empty() {
+        return Err(Fault::NothingMissing);
+    }
+    let Opened { mut store, reader, genesis, mut edge, pool, anchors, missing, algorithm, .. } = opened;
+    let limit = usize::try_from(config.limits.entry_bytes).unwrap_or(usize::MAX);
+    let policy = Policy::new(&host(config), limit);
+    let mut head = reader.head()?;
+    let (first, before) = (head.next, edge.root());
+    let mut extend = |anchor: &Anchor| {
+        let payload = format!(
+            r#"{{"anchor":"{}","reason":{},"root":"{}","size":{}}}"#,
+            anchor.kind(),
+            quoted(reason),
+            before.hash,
+            before.size,
+        );
+        let id = EntryId(*uuid::Uuid::new_v4().as_bytes());
+        let admitted = policy.own(EventType::Change, EventCategory::Normal, ACTION_TYPE, payload, id);
+        let entry = head.extend(admitted.view(), now(), algorithm, genesis.key.id());
+        Reserved { entry, idempotency: None }
+    };
+    let entries: Vec<Reserved> = missing.iter().map(&mut extend).collect();
+    let stopped = |what: &dyn std::fmt::Display| Fault::Stopped(what.to_string());
+    let tiles =
+        edge.extend(entries.iter().map(|reserved| reserved.entry.hash())).map_err(|full| stopped(&full))?;
+    let checkpoint = Checkpoint::new(&genesis.origin, edge.root()).map_err(|fault| stopped(&fault))?;
+    let reservation =
+        Reservation { first, key: genesis.key.id(), algorithm, entries, tiles, checkpoint: Some(checkpoint) };
+    let note = seal(&mut store, reservation, &pool)?;
+    for anchor in &missing {
+        anchor.write(&note)?;
+    }
+    let ledger = Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
+    for anchor in &anchors {
+        match anchor::update(anchor, &note, ledger) {
+            Ok(()) => {}
+            Err(UpdateError::Contradicted(contradiction)) => return Err(Fault::Anchor(contradiction)),
+            Err(UpdateError::Anchor(error)) => return Err(error.into()),
+            Err(UpdateError::Ledger(error)) => return Err(error.into()),
+        }
+    }
+    Ok(missing)
+}
+
+/// The anchors of a ledger in the making. They are taken away again unless it is made.
+pub(super) struct Planted(Vec<Anchor>);
+
+impl Planted {
+    /// Refuses where there is one already: a ledger of this name was made before.
+    pub(super) fn none_yet(anchors: &[Anchor]) -> Result<Self, Fault> {
+        for anchor in anchors {
+            match anchor.read() {
+                Ok(None) => {}
+                Ok(Some(_)) | Err(AnchorError::Malformed(_)) => {
+                    return Err(Fault::AnchorTaken(anchor.clone()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Planted(Vec::new()))
+    }
+
+    pub(super) fn plant(&mut self, anchor: Anchor, note: &Note) -> Result<(), Fault> {
+        let written = anchor.write(note);
+        // Also when it failed: the file may be there all the same.
+        self.0.push(anchor);
+        Ok(written?)
+    }
+
+    /// The ledger is made.
+    pub(super) fn stay(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        for anchor in &self.0 {
+            // One that can't be taken away makes the next `init` say so.
+            let _ = anchor.remove();
+        }
+    }
+}
