@@ -134,6 +134,22 @@ impl CallerRule {
             && holds(&self.exe_sha256, peer.exe_sha256.as_ref())
     }
 
+    /// A process that the rule matches, for trying rules out. An earlier rule may match it too.
+    #[must_use]
+    pub fn example(&self) -> Peer {
+        Peer {
+            // A uid that no account has, where the rule leaves it open.
+            uid: self.uid.unwrap_or(u32::MAX - 1),
+            gid: self.gid,
+            groups: None,
+            user: self.user.clone(),
+            unit: self.unit.clone(),
+            exe: self.exe.clone(),
+            exe_sha256: self.exe_sha256,
+            caller: None,
+        }
+    }
+
     /// Whether it may do `verb`.
     #[must_use]
     pub fn may(&self, verb: Verb) -> bool {

@@ -108,7 +108,7 @@ impl Governor {
     }
 
     /// The caller that `peer` is, which must be the one that it says.
-    fn admit<'a>(
+    pub(super) fn admit<'a>(
         &'a self,
         peer: &'a Peer,
         verb: Option<Verb>,
@@ -178,7 +178,9 @@ impl Governor {
         let statement = first
             .and_then(|item| json::member(item, "statement"))
             .map(|text| json::unquote(text.as_bytes()))
-            .filter(|text| text.starts_with('{') && json::canonicalize(text.as_bytes()).is_ok())
+            .filter(|text| {
+                text.starts_with('{') && json::canonicalize(text.as_bytes()).is_ok_and(|c| c == *text)
+            })
             .ok_or_else(malformed)?;
         member_id(&statement, "proposal_id").map(ProposalId).ok_or_else(malformed)
     }
@@ -312,7 +314,12 @@ impl Governor {
                 Step::Rules(read_rules(rules, &self.keys, pointer)?)
             }
             "key.rotate" => {
-                Step::Key(text(payload, "public_key_pem").and_then(|pem| PublicKey::from_pem(&pem).ok()))
+                let key = text(payload, "public_key_pem").and_then(|pem| PublicKey::from_pem(&pem).ok());
+                let shared = self.standing.rules.check_ledger_keys(key.as_slice());
+                shared.map_err(|fault| {
+                    Refusal::new(fault.code).at("/action_payload/public_key_pem").because(&fault.detail)
+                })?;
+                Step::Key(key)
             }
             _ => Step::Nothing,
         };

@@ -244,6 +244,34 @@ impl Governor {
         entry.is_daemons() || entry.received_approvals != "[]"
     }
 
+    /// Whether rules that were read may become those in force: that no key of theirs is the ledger's.
+    ///
+    /// # Errors
+    /// [`Code::RulesSharedKey`].
+    pub fn check_rules(&self, rules: &Rules) -> Result<(), super::rules::Fault> {
+        rules.check_ledger_keys(&self.keys)
+    }
+
+    /// Whether the daemon may perform `action_type` of its own accord or at an administrator's word;
+    /// else it has to be proposed.
+    #[must_use]
+    pub fn may_perform(&self, action_type: &str) -> bool {
+        let demand = self.standing.rules.demand(action_type);
+        demand.approvals == 0 && demand.proofs.is_empty()
+    }
+
+    /// The payload of a `rules.set` entry that needs no proposal. `by` is the actor id and the
+    /// canonical peer, with its caller, of whoever asked for it.
+    #[must_use]
+    pub fn set_rules(rules: Option<&Rules>, by: Option<(&str, &str)>) -> String {
+        let mut out = Object::new();
+        if let Some((actor_id, peer_json)) = by {
+            out.raw("requested_by", &requested_by(actor_id, peer_json));
+        }
+        out.raw("rules", &rules.map_or_else(|| "null".into(), Rules::to_canonical));
+        out.into_text()
+    }
+
     /// The payload of the `proposal.open` entry for what `peer` proposes. `peer_json` is the
     /// canonical object, with `caller` filled in.
     ///

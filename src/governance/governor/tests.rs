@@ -510,6 +510,47 @@ fn rules_that_ask_for_approval_are_changed_by_approval_only() {
 }
 
 #[test]
+fn rules_that_ask_nobody_are_set_by_an_administrator_or_by_a_proposal_without_approvals() {
+    let mut book = Book::new();
+    let open = rules_text(&action("policy.*", 1, "[]", "[]", true));
+    set_rules(&mut book, &open);
+    assert!(book.governor.may_perform("rules.set"));
+    let rules = Rules::from_canonical(&open).expect("rules");
+    let set = |book: &mut Book, uid| {
+        let (_, json) = book.named(uid);
+        let payload = Governor::set_rules(Some(&rules), Some((&format!("uid:{uid}"), &json)));
+        assert_eq!(json::canonicalize(payload.as_bytes()).as_deref(), Ok(payload.as_str()));
+        book.write_own(EventType::Change, "rules.set", payload)
+    };
+    assert_eq!(code(set(&mut book, SEALER)), Code::CallerNotAllowed, "it does not administer");
+    set(&mut book, OPS).expect("an administrator");
+    let id = propose_rules(&mut book, &rules_text(""));
+    book.seal(id, OPS).map_err(Refusal::from).expect("nothing was asked");
+    book.write_own(EventType::Change, "rules.set", Governor::set_rules(None, None))
+        .expect("back to the default");
+    assert!(book.governor.standing().rules.is_default());
+}
+
+#[test]
+fn the_ledger_never_shares_a_key_with_an_approver() {
+    let mut book = Book::new();
+    let rotate = |seed| {
+        let pem = Pair::new(Algorithm::EcdsaP256, seed).key.to_text().to_owned();
+        format!(r#"{{"public_key_pem":{}}}"#, quoted(&pem))
+    };
+    for approvers in [1, 3, 4] {
+        let refused = book.write_own(EventType::Change, "key.rotate", rotate(approvers));
+        assert_eq!(code(refused), Code::RulesSharedKey, "{approvers}: in whatever format");
+    }
+    book.write_own(EventType::Change, "key.rotate", rotate(50)).expect("nobody's");
+    let new = Pair::new(Algorithm::SshP256, 50).key.to_text().to_owned();
+    let shared = rules_text(&actions()).replacen(&quoted(pairs()[1].1.key.to_text()), &quoted(&new), 1);
+    let mut proposed = draft("rules.set", "");
+    proposed.action_payload = format!(r#"{{"rules":{shared}}}"#);
+    assert_eq!(code(book.open(proposed, OPS)), Code::RulesSharedKey);
+}
+
+#[test]
 fn a_threshold_raised_meanwhile_holds_for_the_seal() {
     let mut book = Book::new();
     let mut risky = draft("risky.run", "");

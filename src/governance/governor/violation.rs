@@ -83,6 +83,8 @@ impl Governor {
             return wrong("/action_payload/count", "must be how many attempts there were");
         }
         let peer = Peer::parse(peer).map_err(|refusal| refusal.below("/action_payload/peer"))?;
+        // Whoever is no caller is refused without an entry.
+        self.admit(&peer, None, "/action_payload/peer")?;
         if attempt == "null" {
             return Ok(());
         }
