@@ -204,7 +204,7 @@ pub fn decide(
                 decided.not_after = [decided.not_after, last].into_iter().flatten().min();
             }
             Err(reason) if required.contains(&proof.kind) => {
-                decided.failed.push((proof.kind.clone(), reason))
+                decided.failed.push((proof.kind.clone(), reason));
             }
             Err(_) => {}
         }

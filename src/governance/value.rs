@@ -27,7 +27,8 @@ pub(super) enum Kind {
     Text(String),
     List(Vec<Value>),
     Table(Vec<Member>),
-    /// A date, or a number beyond 64 bits.
+    /// A date, or a number beyond 64 bits, which JSON does not have.
+    #[cfg(feature = "daemon")]
     Other(&'static str),
 }
 
@@ -76,6 +77,7 @@ impl Value {
             Kind::Text(_) => "a string",
             Kind::List(_) => "a list",
             Kind::Table(_) => "a table",
+            #[cfg(feature = "daemon")]
             Kind::Other(name) => name,
         }
     }

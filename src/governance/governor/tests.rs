@@ -194,9 +194,7 @@ impl Book {
     }
 
     fn decide(&mut self, id: ProposalId, name: &str, decision: Decision) -> Result<(), Refusal> {
-        if let Err(refusal) = self.governor.proposal(id) {
-            return Err(refusal);
-        }
+        self.governor.proposal(id)?;
         let (statement, signature) = self.statement(id, name, decision);
         let (peer, json) = self.named(OPS);
         let (action, payload) = self.governor.decide(id, &statement, &signature, &peer, &json, self.now())?;
@@ -354,6 +352,33 @@ fn an_approval_is_for_one_proposal() {
     assert_eq!(code(book.write_own(EventType::Decision, "approval.give", broken)), Code::ApprovalSignature);
     assert_eq!(code(book.write_own(EventType::Change, "approval.give", payload.clone())), Code::WrongValue);
     book.write_own(EventType::Decision, "approval.give", payload).expect("the accepting twin");
+}
+
+#[test]
+fn no_byte_of_an_approval_can_be_another() {
+    let mut book = Book::new();
+    let id = book.open(draft("risky.run", r#","actor_id":"dev""#), DEV).expect("opened");
+    let (peer, json) = book.named(OPS);
+    for name in ["a", "b", "c"] {
+        let (statement, signature) = book.statement(id, name, Decision::Approve);
+        let (_, payload) =
+            book.governor.decide(id, &statement, &signature, &peer, &json, book.now()).expect("good");
+        let length = payload.find(r#","proposal_id""#).expect("after the approval");
+        for at in 0..length {
+            for byte in *b"5e\\" {
+                let mut changed = payload.clone().into_bytes();
+                changed[at] = byte;
+                let changed = String::from_utf8(changed).expect("ASCII");
+                // What is no canonical JSON never gets as far as the governor.
+                if changed == payload || json::canonicalize(changed.as_bytes()).as_ref() != Ok(&changed) {
+                    continue;
+                }
+                let written = book.write_own(EventType::Decision, "approval.give", changed.clone());
+                assert!(written.is_err(), "{changed}");
+            }
+        }
+        book.write_own(EventType::Decision, "approval.give", payload).expect("the accepting twin");
+    }
 }
 
 #[test]
@@ -937,6 +962,25 @@ impl Model {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn no_payload_makes_it_panic(at: prop::sample::Index, byte: u8, cut: bool) {
+        let mut book = Book::new();
+        let (peer, json) = book.named(OPS);
+        let id = ProposalId(book.id());
+        let payload =
+            book.governor.open(policy_draft(), &peer, &json, id, book.now(), 65_536).expect("a payload");
+        let mut bytes = payload.into_bytes();
+        let at = at.index(bytes.len());
+        if cut { drop(bytes.remove(at)) } else { bytes[at] = byte }
+        if let Ok(changed) = json::canonicalize(&bytes)
+            && changed.starts_with('{')
+        {
+            for action in ["proposal.open", "approval.give", "proposal.withdraw", "rules.set", "system_violation"] {
+                let _ = book.write_own(EventType::Decision, action, changed.clone());
+            }
+        }
+    }
 
     #[test]
     fn random_operations_go_as_the_model_says(ops in prop::collection::vec(op(), 1..14), blocking: bool) {

@@ -115,9 +115,9 @@ impl Pattern {
     /// Whether it matches `text`.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
-        match self.0.strip_suffix('*') {
-            Some(prefix) => text.starts_with(prefix),
-            None => self.0 == text,
+        match self.0.as_bytes().split_last() {
+            Some((b'*', prefix)) => text.as_bytes().starts_with(prefix),
+            _ => self.0 == text,
         }
     }
 

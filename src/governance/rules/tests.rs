@@ -1,6 +1,7 @@
 use super::*;
 use crate::governance::key::{Algorithm, tests::Pair};
 use crate::ledger::json;
+use crate::ledger::key::PublicKey;
 
 fn key(kind: Algorithm, seed: u8) -> String {
     Pair::new(kind, seed).key.to_text().to_owned()
@@ -96,8 +97,6 @@ fn two_names_never_share_a_key() {
     let other = PublicKey::from_pem(&key(Algorithm::EcdsaP256, 9)).expect("PEM");
     assert_eq!(rules.check_ledger_keys(&[other]), Ok(()));
 }
-
-use crate::ledger::key::PublicKey;
 
 #[test]
 fn demands_that_nobody_could_meet_are_refused() {
@@ -248,6 +247,21 @@ fn a_change_is_told_in_plain_words() {
         ]
     );
     assert_eq!(diff(&old, &old), Vec::<String>::new());
+}
+
+proptest::proptest! {
+    #[test]
+    fn changed_rules_are_refused_or_have_their_one_text(at: proptest::sample::Index, byte in 0x20..0x7Fu8) {
+        let text = loose(&with_approvers(&three(), r#"{"type":"x","approvals":2}"#)).expect("rules").to_canonical();
+        let mut bytes = text.into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let changed = String::from_utf8(bytes).expect("ASCII");
+        if let Ok(rules) = Rules::from_canonical(&changed) {
+            proptest::prop_assert_eq!(rules.to_canonical(), changed);
+            proptest::prop_assert!(!rules.explain().is_empty());
+        }
+    }
 }
 
 #[cfg(feature = "daemon")]
