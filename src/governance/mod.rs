@@ -202,8 +202,8 @@ impl Policy {
             actor_context: with_peer(&draft.actor_context, &peer_json)?,
             origin: Origin { uid: Some(peer.uid), content: draft.entry_id.map(|_| draft.content_hash()) },
         };
-        let label = standing.rules.label();
-        Ok(self.fitting(self.complete(draft, fresh, author, ruling.judged, &label))?)
+        let admitted = self.complete(draft, fresh, author, ruling.judged, &standing.rules.label());
+        Ok(self.fitting(admitted.judged_in(standing))?)
     }
 
     /// The entry of a proposal that `peer` seals. `payload` is that of an action which the daemon
@@ -232,7 +232,8 @@ impl Policy {
                 Author::daemon()
             }
         };
-        self.fitting(self.complete(draft, fresh, author, judged, &standing.rules.label()))
+        let admitted = self.complete(draft, fresh, author, judged, &standing.rules.label());
+        self.fitting(admitted.judged_in(standing))
     }
 
     fn fitting(&self, admitted: Admitted) -> Result<Admitted, Refusal> {
@@ -311,6 +312,7 @@ impl Policy {
             judged,
             author,
             draft,
+            generation: None,
         }
     }
 }
@@ -411,6 +413,7 @@ pub struct Admitted {
     action_hash: Digest,
     judged: Judged,
     replicas: Arc<str>,
+    generation: Option<u64>,
 }
 
 impl Admitted {
@@ -430,6 +433,18 @@ impl Admitted {
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.author.actor_id == DAEMON_ACTOR
+    }
+
+    fn judged_in(mut self, standing: &Standing) -> Self {
+        self.generation = Some(standing.generation);
+        self
+    }
+
+    /// The [`Standing::generation`] in which it was judged. In another it has to be judged again;
+    /// `None` where it was judged by no rules.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        self.generation
     }
 
     /// The last time that the entry may have: later, what it was judged by has expired.

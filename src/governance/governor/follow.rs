@@ -37,6 +37,9 @@ impl Governor {
     }
 
     fn take(&mut self, step: Step) {
+        if matches!(step, Step::Genesis { .. } | Step::Boot { .. } | Step::Rules(_)) {
+            self.standing.generation += 1;
+        }
         match step {
             Step::Nothing => {}
             Step::Genesis { origin, rules, key } => {

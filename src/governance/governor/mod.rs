@@ -67,6 +67,8 @@ pub struct Standing {
     pub rules: InForce,
     /// What the last BOOT entry says.
     pub attribution_verified: bool,
+    /// Counts the changes of all this: what was judged under another generation has to be judged again.
+    pub generation: u64,
 }
 
 /// What becomes of a client's event.
@@ -199,7 +201,12 @@ impl Governor {
     /// Before the first entry.
     #[must_use]
     pub fn new() -> Self {
-        let standing = Standing { origin: "".into(), rules: InForce::default(), attribution_verified: false };
+        let standing = Standing {
+            origin: "".into(),
+            rules: InForce::default(),
+            attribution_verified: false,
+            generation: 0,
+        };
         Governor { standing, open: BTreeMap::new(), ended: HashMap::new(), keys: Vec::new() }
     }
 

@@ -99,7 +99,7 @@ struct Book {
     head: Head,
     policy: Policy,
     now: i64,
-    ids: u8,
+    ids: u64,
 }
 
 impl Book {
@@ -133,7 +133,9 @@ impl Book {
 
     fn id(&mut self) -> EntryId {
         self.ids += 1;
-        EntryId::from_random([self.ids; 16])
+        let mut bytes = [0; 16];
+        bytes[8..].copy_from_slice(&self.ids.to_be_bytes());
+        EntryId::from_random(bytes)
     }
 
     /// Writes an entry if the governor follows it.
@@ -587,6 +589,7 @@ fn a_threshold_raised_meanwhile_holds_for_the_seal() {
     let three = [action("risky.*", 3, "[]", "[]", false), action("rules.set", 1, "[]", "[]", true)].join(",");
     set_rules(&mut book, &rules_text(&three));
     assert_eq!(code(book.write(ready.view())), Code::RulesInForce, "judged by rules of before");
+    assert_ne!(ready.generation(), Some(book.governor.standing().generation), "which can be told");
     assert_eq!(code(book.seal(id, SEALER)), Code::QuorumInvariant);
     book.decide(id, "c", Decision::Approve).expect("approved");
     book.seal(id, SEALER).map_err(Refusal::from).expect("three of three");
@@ -972,7 +975,11 @@ proptest! {
             book.governor.open(policy_draft(), &peer, &json, id, book.now(), 65_536).expect("a payload");
         let mut bytes = payload.into_bytes();
         let at = at.index(bytes.len());
-        if cut { drop(bytes.remove(at)) } else { bytes[at] = byte }
+        if cut {
+            bytes.remove(at);
+        } else {
+            bytes[at] = byte;
+        }
         if let Ok(changed) = json::canonicalize(&bytes)
             && changed.starts_with('{')
         {
