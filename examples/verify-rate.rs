@@ -1,7 +1,7 @@
 //! How fast the auditor's tool is, as a share of what the signatures alone cost.
 //!
 //! ```text
-//! cargo run --release --example verify-rate -- DIR [ENTRIES] [THREADS]
+//! cargo run --release --example verify-rate -- DIR [ENTRIES] [each|commit] [THREADS]
 //! ```
 //!
 //! Makes a bundle in DIR (which must not exist), of entries of 1.76 kB sealed with a throw-away key,
@@ -15,13 +15,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use attestd::audit::{Expectations, TrustedKeys};
-use attestd::bundle::{Bundle, DirectoryWriter};
+use attestd::bundle::{Bundle, Contents, DirectoryWriter};
 use attestd::ledger::chain::Head;
+use attestd::ledger::checkpoint::{Checkpoint, Note};
 use attestd::ledger::entry::{
     ActorType, EntryId, EntryView, EventCategory, EventType, ExecutionStatus, Sequence, SignatureAlgorithm,
 };
 use attestd::ledger::hash::{Digest, encode_hex};
 use attestd::ledger::key::{KeyId, PublicKey, Signature};
+use attestd::ledger::merkle::Frontier;
 use attestd::ledger::score::{Pillars, Scale, Score};
 use attestd::ledger::timestamp::Timestamp;
 use p256::ecdsa::signature::Signer;
@@ -29,16 +31,22 @@ use p256::ecdsa::signature::Signer;
 const ORIGIN: &str = "rate.example/ledger";
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let usage = "usage: verify-rate DIR [ENTRIES] [each|commit] [THREADS]";
     let mut arguments = std::env::args().skip(1);
-    let dir = PathBuf::from(arguments.next().ok_or("usage: verify-rate DIR [ENTRIES] [THREADS]")?);
+    let dir = PathBuf::from(arguments.next().filter(|dir| !dir.starts_with('-')).ok_or(usage)?);
     let entries: u64 = arguments.next().map_or(Ok(20_000), |n| n.parse())?;
+    let algorithm = match arguments.next().as_deref() {
+        None | Some("each") => SignatureAlgorithm::EntryP256,
+        Some("commit") => SignatureAlgorithm::TreeP256,
+        Some(_) => return Err(usage.into()),
+    };
     let threads: NonZeroUsize = arguments
         .next()
         .map_or_else(std::thread::available_parallelism, |n| n.parse().map_err(std::io::Error::other))?;
 
     let secret = p256::ecdsa::SigningKey::from_slice(&[9; 32])?;
     let key = PublicKey::from_sec1(secret.verifying_key().to_sec1_point(false).as_bytes())?;
-    let signatures = make_bundle(&dir, entries, &secret, &key)?;
+    let signatures = make_bundle(&dir, entries, algorithm, &secret, &key)?;
     std::fs::write(dir.with_extension("pem"), key.to_pem())?;
 
     let bare = bare_rate(&key, &signatures, threads.get(), Duration::from_secs(5));
@@ -73,17 +81,51 @@ fn bare_rate(key: &PublicKey, signed: &[(Digest, Signature)], threads: usize, ti
     count as f64 / start.elapsed().as_secs_f64()
 }
 
+/// Entries that share a checkpoint's signature in mode `commit`.
+const COMMIT: u64 = 2_000;
+
 fn make_bundle(
     dir: &std::path::Path,
     entries: u64,
+    algorithm: SignatureAlgorithm,
     secret: &p256::ecdsa::SigningKey,
     key: &PublicKey,
 ) -> Result<Vec<(Digest, Signature)>, Box<dyn Error>> {
-    let mut writer = DirectoryWriter::create(dir, 0)?;
+    // A bundle names its checkpoint first, so everything is made twice, and the same each time.
+    let mut notes = Vec::new();
+    make_entries(entries, algorithm, secret, key, |_| Ok(()), &mut notes)?;
+    let checkpoint = notes.last().ok_or("a bundle has at least one entry")?.clone();
+    let contents = Contents { origin: ORIGIN.into(), key: key.clone(), first: 0, checkpoint, proofs: None };
+    let mut writer = DirectoryWriter::create(dir, contents)?;
+    let signed = make_entries(entries, algorithm, secret, key, |line| writer.append(line), &mut Vec::new())?;
+    if algorithm == SignatureAlgorithm::TreeP256 {
+        notes.iter().try_for_each(|note| writer.append_checkpoint(note))?;
+    }
+    writer.finish()?;
+    Ok(signed)
+}
+
+/// Gives each line to `take`, and the checkpoint of each commit to `notes`. Returns the first of
+/// what was signed.
+fn make_entries(
+    entries: u64,
+    algorithm: SignatureAlgorithm,
+    secret: &p256::ecdsa::SigningKey,
+    key: &PublicKey,
+    mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<(Digest, Signature)>, Box<dyn Error>> {
+    let sign = |message: &[u8]| {
+        let raw: p256::ecdsa::Signature = secret.sign(message);
+        Signature::from_token(&raw.to_bytes()).ok_or("a signature out of range")
+    };
+    let mode = if algorithm == SignatureAlgorithm::TreeP256 { "commit" } else { "each" };
     let mut head = Head::EMPTY;
+    let mut tree = Frontier::new();
+    let mut commit = Vec::new();
     let mut signed = Vec::new();
     let genesis = format!(
-        r#"{{"ceremony":null,"key_attributes":{{"always_sensitive":null,"extractable":null,"local":null,"never_extractable":null,"sensitive":null}},"key_id":"{}","origin":"{ORIGIN}","predecessor":null,"public_key_pem":{},"rules":null,"signature_mode":"each","token":{{"label":"","manufacturer":"","model":"","serial":""}}}}"#,
+        r#"{{"ceremony":null,"key_attributes":{{"always_sensitive":null,"extractable":null,"local":null,"never_extractable":null,"sensitive":null}},"key_id":"{}","origin":"{ORIGIN}","predecessor":null,"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{{"label":"","manufacturer":"","model":"","serial":""}}}}"#,
         key.id(),
         serde_json::to_string(&key.to_pem())?,
     );
@@ -103,15 +145,26 @@ fn make_bundle(
             client(sequence, r#"{"to":"v2"}"#)
         };
         let now = Timestamp::from_micros(1_795_573_782_000_000 + i64::try_from(sequence)?);
-        let entry = head.extend(view, now, SignatureAlgorithm::EntryP256, key.id());
-        let raw: p256::ecdsa::Signature = secret.sign(&entry.hash().0);
-        let signature = Signature::from_token(&raw.to_bytes()).ok_or("a signature out of range")?;
-        writer.append(&entry.unsigned().seal(encode_hex(&signature.to_der()).as_bytes()))?;
-        if signed.len() < 10_000 {
-            signed.push((entry.hash(), signature));
+        let entry = head.extend(view, now, algorithm, key.id());
+        tree.push(entry.hash())?;
+        commit.push(entry);
+        if (sequence + 1) % COMMIT != 0 && sequence + 1 != entries {
+            continue;
+        }
+        let checkpoint = Checkpoint::new(ORIGIN, tree.root())?;
+        let of_tree = sign(checkpoint.text().as_bytes())?;
+        notes.push(Note::new(checkpoint, key.id(), &of_tree));
+        for entry in commit.drain(..) {
+            let signature = match algorithm {
+                SignatureAlgorithm::EntryP256 => sign(&entry.hash().0)?,
+                SignatureAlgorithm::TreeP256 => of_tree,
+            };
+            take(&entry.unsigned().seal(encode_hex(&signature.to_der()).as_bytes()))?;
+            if signed.len() < 10_000 {
+                signed.push((entry.hash(), sign(&entry.hash().0)?));
+            }
         }
     }
-    writer.finish(ORIGIN, key)?;
     Ok(signed)
 }
 

@@ -15,6 +15,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use nix::fcntl::OFlag;
 
 use crate::ledger::checkpoint::{MAX_NOTE_BYTES, Note, NoteFault};
 use crate::ledger::key::PublicKey;
@@ -127,11 +130,18 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> An
 }
 
 fn read_file(path: &Path) -> Result<Option<Note>, AnchorError> {
-    let file = match File::open(path) {
+    // No link is followed: writing would put a file in its place, beside the ledger and not where it
+    // leads to. And no pipe is waited for.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = match File::options().read(true).custom_flags(flags.bits()).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("read", path)(error)),
     };
+    if !file.metadata().map_err(failed("read", path))?.is_file() {
+        let other = std::io::Error::other("it is not a regular file");
+        return Err(failed("read", path)(other));
+    }
     let mut bytes = Vec::new();
     // One byte more than a note may have shows that it has too many.
     file.take(MAX_NOTE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
@@ -140,8 +150,15 @@ fn read_file(path: &Path) -> Result<Option<Note>, AnchorError> {
 
 fn write_file(path: &Path, note: &Note) -> Result<(), AnchorError> {
     let unborn = path.with_added_extension("unborn");
+    // What a crash left, or somebody put there, is not written through.
+    match std::fs::remove_file(&unborn) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(failed("replace", &unborn)(error));
+        }
+        _ => {}
+    }
     let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o640);
+    options.write(true).create_new(true).mode(0o640);
     options
         .open(&unborn)
         .and_then(|mut file| file.write_all(note.as_str().as_bytes()).and_then(|()| file.sync_all()))
@@ -192,7 +209,9 @@ pub struct Ledger<'a> {
 pub enum Standing {
     /// It is of the ledger's own past.
     Agrees {
-        /// The entries that came after it.
+        /// How many entries it knows of.
+        entries: u64,
+        /// How many came after it.
         lag: u64,
     },
     /// There is nothing.
@@ -242,9 +261,18 @@ pub fn judge(anchor: &Anchor, ledger: Ledger<'_>) -> Result<(Standing, Option<No
     } else if ledger.reader.tree(entries)?.root(root.size)? != root {
         Standing::Beside { anchored: root.size.leaves() }
     } else {
-        Standing::Agrees { lag: entries - root.size.leaves() }
+        Standing::Agrees { entries: root.size.leaves(), lag: entries - root.size.leaves() }
     };
     Ok((standing, Some(note)))
+}
+
+/// How far an anchor has come, for whoever asks.
+#[derive(Debug)]
+pub struct Gauge {
+    /// [`Anchor::kind`].
+    pub kind: &'static str,
+    /// The entries that it knows of.
+    pub entries: AtomicU64,
 }
 
 /// Why a ledger must not be extended: what an anchor says of it.
@@ -259,7 +287,7 @@ pub struct Contradiction {
 
 fn said(standing: &Standing) -> String {
     match standing {
-        Standing::Agrees { lag } => format!("agrees with the ledger, which has {lag} entries more"),
+        Standing::Agrees { lag, .. } => format!("agrees with the ledger, which has {lag} entries more"),
         Standing::Missing => "is missing".into(),
         Standing::Ahead { anchored, entries } => format!(
             "knows of {anchored} signed entries, the ledger has {entries}: it was cut, or an old copy was put back"
@@ -409,5 +437,29 @@ mod tests {
         assert_eq!(of(&[bytes(2), bytes(10)[..40].to_vec()]), Some(2));
         assert_eq!(of(&[Vec::new(), bytes(2)]), Some(2));
         assert!(newest(&[b"garbage".to_vec()]).is_err());
+    }
+
+    #[test]
+    fn no_link_is_followed_and_no_pipe_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, link, pipe) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("pipe"));
+        std::fs::write(&file, "not a note").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        for path in [&link, &pipe] {
+            assert!(matches!(read_file(path), Err(AnchorError::File { .. })), "{}", path.display());
+        }
+        // A link in the place of the unfinished file is replaced, not written through.
+        let checkpoint =
+            crate::ledger::checkpoint::Checkpoint::new("a.example/b", crate::ledger::merkle::Root::EMPTY);
+        let raw = [[0; 31].as_slice(), &[1], &[0; 31], &[1]].concat();
+        let signature = crate::ledger::key::Signature::from_stored(&raw).expect("in range");
+        let key = crate::ledger::key::KeyId(crate::ledger::hash::Digest([1; 32]));
+        let note = Note::new(checkpoint.expect("an origin"), key, &signature);
+        let anchor = dir.path().join("anchor");
+        std::os::unix::fs::symlink(&file, dir.path().join("anchor.unborn")).expect("linked");
+        write_file(&anchor, &note).expect("written");
+        assert_eq!(std::fs::read(&file).expect("readable"), b"not a note");
+        assert_eq!(read_file(&anchor).expect("readable"), Some(note));
     }
 }

@@ -989,7 +989,7 @@ impl<W: Write> TarWriter<W> {
         if self.left != 0 {
             return Err(broken_promise());
         }
-        let hasher = std::mem::replace(&mut self.hasher, Hasher::new());
+        let hasher = std::mem::take(&mut self.hasher);
         self.measures.insert(name.to_owned(), Measure { sha256: hasher.finish(), bytes: size });
         pad(&mut self.out, size)
     }

@@ -295,7 +295,7 @@ impl Writer {
             match Self::open_existing(path, ledger, genesis) {
                 Ok(Some(writer)) => return Ok(writer),
                 Ok(None) => {
-                    tracing::warn!("the index is not that of this ledger, or not whole; building it again")
+                    tracing::warn!("the index is not that of this ledger, or not whole; building it again");
                 }
                 Err(ahead @ IndexError::Ahead { .. }) => return Err(ahead),
                 Err(error) => tracing::warn!(%error, "the index can't be used; building it again"),

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use attestd::ledger::canonical;
 use attestd::ledger::checkpoint::Note;
+use attestd::ledger::entry::Sequence;
 use attestd::ledger::hash::Digest;
 use attestd::store::Reader;
 use common::{Daemon, ORIGIN, REQUEST, World, inject, module};
@@ -97,8 +99,11 @@ impl Copy {
         Copy(names.iter().map(copy).collect())
     }
 
+    /// With the index, which by itself shows that its ledger was longer.
     fn ledger(world: &World) -> Self {
-        Copy::of(world, &["ledger.db", "ledger.db-wal", "ledger.db-shm"])
+        let files =
+            ["ledger.db", "ledger.db-wal", "ledger.db-shm", "index.db", "index.db-wal", "index.db-shm"];
+        Copy::of(world, &files)
     }
 
     fn put_back(&self) {
@@ -152,6 +157,12 @@ fn a_file_is_made_with_the_ledger_and_kept_up_with_it() {
     let deadline = Instant::now() + Duration::from_secs(30);
     while anchored_entries(&world) < 3 {
         assert!(Instant::now() < deadline, "the anchor stays at {}", anchored_entries(&world));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let stats = || daemon.get("/v1/stats").json()["anchors"].take();
+    let current = serde_json::json!([{"kind": "file", "entries": 3, "lag": 0}]);
+    while stats() != current {
+        assert!(Instant::now() < deadline, "{}", stats());
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(daemon.stop().success());
@@ -407,6 +418,10 @@ fn what_the_token_does_not_see_lies_within_its_interval() {
     daemon.kill();
     let daemon = world.serve();
     assert!(daemon.log().contains("4 entries behind it"), "{}", daemon.log());
+    assert_eq!(
+        daemon.get("/v1/stats").json()["anchors"],
+        serde_json::json!([{"kind": "token", "entries": 1, "lag": 5}])
+    );
     assert!(daemon.stop().success());
     assert_eq!(token_note(&world).checkpoint().root().size.leaves(), entries(&world));
 }
@@ -462,6 +477,13 @@ fn a_successor_says_what_it_follows_and_what_was_never_signed() {
     run(&world, 1);
     let newest = std::fs::read_to_string(anchor(&world)).expect("readable");
     old.put_back();
+    // The copy was run by itself for a moment, and died with an entry reserved and never signed.
+    std::fs::rename(anchor(&world), world.dir().join("lost")).expect("moved");
+    let mut command = world.program(env!("CARGO_BIN_EXE_attestd"));
+    command.args(["serve", "--config"]).arg(without_anchor(&world)).env("ATTESTD_CRASH_AT", "after-reserve");
+    assert!(!command.output().expect("attestd runs").status.success());
+    std::fs::rename(world.dir().join("lost"), anchor(&world)).expect("moved");
+    assert_eq!(entries(&world), 4);
     let next = Next::of(&world);
     let before = std::fs::read(world.ledger()).expect("readable");
     let ledger = world.ledger();
@@ -484,7 +506,7 @@ fn a_successor_says_what_it_follows_and_what_was_never_signed() {
     assert_eq!(std::fs::read(world.ledger()).expect("readable"), before, "the old ledger is only read");
 
     let reader = Reader::open(&next.dir.join("ledger.db")).expect("opened");
-    let line = reader.line(attestd::ledger::entry::Sequence(0)).expect("readable").expect("entry 0");
+    let line = reader.line(Sequence(0)).expect("readable").expect("entry 0");
     let genesis: Value = serde_json::from_slice(&line.bytes).expect("JSON");
     let predecessor = &genesis["action_payload"]["predecessor"];
     let kept = Reader::open(&world.ledger())
@@ -492,11 +514,47 @@ fn a_successor_says_what_it_follows_and_what_was_never_signed() {
         .expect("readable")
         .root();
     let unsealed = std::fs::read(next.dir.join("unsealed.jsonl")).expect("written");
+    assert_eq!(unsealed.iter().filter(|byte| **byte == b'\n').count(), 1);
+    let boot = canonical::decode(unsealed.trim_ascii_end()).expect("an entry").entry;
+    assert_eq!(
+        (boot.sequence_number.0, boot.action_type, boot.hsm_signature),
+        (4, "system_initialization", "")
+    );
     let expected = serde_json::json!({
         "note": newest, "origin": ORIGIN, "reason": "rolled back", "root": kept.hash.to_string(), "size": 4,
-        "unsealed": {"count": 0, "sha256": Digest::of(&unsealed).to_hex()},
+        "unsealed": {"count": 1, "sha256": Digest::of(&unsealed).to_hex()},
     });
     assert_eq!(*predecessor, expected);
+}
+
+#[test]
+fn a_successor_finds_the_anchor_on_the_token_by_itself() {
+    let world = anchored("token = true");
+    run(&world, 1);
+    let old = Copy::ledger(&world);
+    run(&world, 1);
+    let newest = token_note(&world);
+    old.put_back();
+    let next = Next::of(&world);
+    let ledger = world.ledger();
+    let ledger = ledger.to_str().expect("UTF-8");
+    let successor = ["--successor-of", ledger, "--origin", "next.example/ledger", "--reason", "rolled back"];
+    let output = next.attestd("init", &successor);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let reader = Reader::open(&next.dir.join("ledger.db")).expect("opened");
+    let line = reader.line(Sequence(0)).expect("readable").expect("entry 0");
+    let genesis: Value = serde_json::from_slice(&line.bytes).expect("JSON");
+    assert_eq!(genesis["action_payload"]["predecessor"]["note"], newest.as_str());
+    assert_eq!(genesis["action_payload"]["predecessor"]["size"], 4);
+    assert_eq!(token_objects(&world), 2, "each ledger has its own");
+}
+
+/// The same configuration without anchors.
+fn without_anchor(world: &World) -> PathBuf {
+    let config = std::fs::read_to_string(world.config()).expect("readable");
+    let path = world.dir().join("without.toml");
+    std::fs::write(&path, config.replace("file = \"anchor\"", "")).expect("written");
+    path
 }
 
 /// A configuration of a successor, beside the ledger before and with the same token.

@@ -466,7 +466,7 @@ fn paths_methods_and_parameters_that_do_not_exist_are_refused() {
     let daemon = world.serve();
     let entry = daemon.append(REQUEST);
     for path in
-        ["/", "/v1", "/v1/entries/", "/v1/entries/0/proof", "/v2/entries", "/v1/ENTRIES", "/v1/entries:x"]
+        ["/", "/v1", "/v1/entries/", "/v1/entries/0/receipt", "/v2/entries", "/v1/ENTRIES", "/v1/entries:x"]
     {
         daemon.get(path).problem(404, "not-found");
     }

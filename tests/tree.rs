@@ -246,7 +246,7 @@ fn what_is_damaged_is_not_signed_over() {
         ("UPDATE tiles SET hashes = zeroblob(length(hashes)) WHERE level=0 AND tile=5", "tree"),
         ("UPDATE tiles SET hashes = zeroblob(length(hashes)) WHERE level=1", "tree"),
         ("DELETE FROM tiles WHERE level=0 AND tile=6", "tree"),
-        ("UPDATE tiles SET hashes = substr(hashes, 1, 100) WHERE level=1", "tree"),
+        ("UPDATE tiles SET hashes = substr(hashes, 1, 100) WHERE level=1", "tile/1/000"),
         (
             "UPDATE commits SET checkpoint = replace(checkpoint, 'test.', 'tent.') WHERE checkpoint IS NOT NULL",
             "checkpoint",

@@ -9,8 +9,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use attestd::bundle::{DirectoryWriter, TarWriter, unpack};
+use attestd::bundle::{
+    Contents, Context, DirectoryWriter, FILES, Proofs, Sizes, TarWriter, checkpoint_line, unpack,
+};
+use attestd::ledger::checkpoint::{Checkpoint, Note};
+use attestd::ledger::entry::Sequence;
 use attestd::ledger::hash::Digest;
+use attestd::ledger::key::Signature;
+use attestd::ledger::merkle::{Frontier, Root, TreeSize};
+use attestd::ledger::proof::Receipt;
+use attestd::ledger::tile::{Edge, Tile, TileBytes, Tree};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,18 +42,29 @@ impl Desk {
 
     /// Lays out a bundle whose files agree with each other, whatever the entries are.
     fn bundle(&self, name: &str, entries: &[u8], first: u64, count: usize) -> PathBuf {
-        let (dir, pem) = (self.path(name), public(&trusted_key()).to_pem());
+        self.lay_out(name, &files(entries), first, count)
+    }
+
+    /// Lays out files, and a manifest that names them.
+    fn lay_out(&self, name: &str, files: &[(&'static str, Vec<u8>)], first: u64, count: usize) -> PathBuf {
+        let dir = self.path(name);
         fs::create_dir(&dir).expect("a folder");
-        fs::write(dir.join("entries.jsonl"), entries).expect("written");
-        fs::write(dir.join("public-key.pem"), &pem).expect("written");
-        fs::write(dir.join("manifest.json"), manifest(entries, pem.as_bytes(), first, count))
-            .expect("written");
+        for (name, content) in files {
+            fs::write(dir.join(name), content).expect("written");
+        }
+        fs::write(dir.join("manifest.json"), manifest(files, first, count)).expect("written");
         dir
     }
 
-    fn tar(&self, name: &str, lines: &[Vec<u8>], first: u64) -> PathBuf {
+    /// A part of a ledger, with what ties it to the checkpoint of its first `size` entries.
+    fn part(&self, name: &str, lines: &[Vec<u8>], range: std::ops::Range<usize>, size: usize) -> PathBuf {
+        let files = part_files(lines, range.clone(), size);
+        self.lay_out(name, &files, range.start as u64, range.len())
+    }
+
+    fn tar(&self, name: &str, lines: &[Vec<u8>]) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, tar(lines, first)).expect("written");
+        fs::write(&path, tar(lines)).expect("written");
         path
     }
 
@@ -80,12 +99,17 @@ fn code(verdict: &Value) -> String {
     verdict["fault"]["code"].as_str().unwrap_or("").into()
 }
 
-fn manifest(entries: &[u8], pem: &[u8], first: u64, count: usize) -> String {
-    let file = |bytes: &[u8]| format!(r#"{{"bytes":{},"sha256":"{}"}}"#, bytes.len(), Digest::of(bytes));
+fn manifest(files: &[(&'static str, Vec<u8>)], first: u64, count: usize) -> String {
+    let mut files: Vec<String> = files
+        .iter()
+        .map(|(name, bytes)| {
+            format!(r#""{name}":{{"bytes":{},"sha256":"{}"}}"#, bytes.len(), Digest::of(bytes))
+        })
+        .collect();
+    files.sort();
+    let files = files.join(",");
     format!(
-        r#"{{"count":{count},"files":{{"entries.jsonl":{},"public-key.pem":{}}},"first":{first},"format":"attestd-bundle/1","origin":"{ORIGIN}"}}"#,
-        file(entries),
-        file(pem),
+        r#"{{"count":{count},"files":{{{files}}},"first":{first},"format":"attestd-bundle/1","origin":"{ORIGIN}"}}"#,
     ) + "\n"
 }
 
@@ -93,12 +117,119 @@ fn jsonl(lines: &[Vec<u8>]) -> Vec<u8> {
     lines.iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect()
 }
 
-fn tar(lines: &[Vec<u8>], first: u64) -> Vec<u8> {
-    let mut writer = TarWriter::new(Vec::new(), first, jsonl(lines).len() as u64).expect("written");
-    for line in lines {
-        writer.append(line).expect("written");
+/// What an entry says of its hash and signature; nothing if it says nothing.
+fn claims(line: &[u8]) -> Option<(Digest, Option<Signature>)> {
+    let entry: Value = serde_json::from_slice(line).ok()?;
+    let hash = Digest::from_hex(entry["entry_hash"].as_str()?.as_bytes())?;
+    let signature = Signature::from_hex_der(entry["hsm_signature"].as_str()?.as_bytes()).ok();
+    let shared = entry["signature_algorithm"] == "TLOG-ECDSA-P256-SHA256";
+    Some((hash, signature.filter(|_| shared)))
+}
+
+fn hash_of(line: &[u8]) -> Digest {
+    claims(line).map_or(Digest::ZERO, |(hash, _)| hash)
+}
+
+fn root_of(lines: &[Vec<u8>]) -> Root {
+    let mut tree = Frontier::new();
+    lines.iter().for_each(|line| tree.push(hash_of(line)).expect("room"));
+    tree.root()
+}
+
+/// The checkpoints with which the commits of a ledger ended, by what the entries say.
+fn notes_of(lines: &[Vec<u8>]) -> Vec<Note> {
+    let shared = |at: usize| lines.get(at).and_then(|line| claims(line)).and_then(|(_, shared)| shared);
+    let ends = (0..lines.len()).filter(|at| shared(*at).is_some() && shared(*at) != shared(at + 1));
+    ends.map(|at| {
+        let checkpoint = Checkpoint::new(ORIGIN, root_of(&lines[..=at])).expect("well-formed");
+        Note::new(checkpoint, public(&trusted_key()).id(), &shared(at).expect("a signature"))
+    })
+    .collect()
+}
+
+/// The files of a whole bundle but the manifest, in the order of the tar.
+fn files(entries: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let lines: Vec<Vec<u8>> = entries.split(|byte| *byte == b'\n').map(Into::into).collect();
+    let lines = &lines[..lines.len() - usize::from(lines.last().is_some_and(Vec::is_empty))];
+    let notes: String = notes_of(lines).iter().map(checkpoint_line).collect();
+    let newest = vectors::note(root_of(lines), &trusted_key(), ORIGIN);
+    vec![
+        ("entries.jsonl", entries.to_vec()),
+        ("public-key.pem", public(&trusted_key()).to_pem().into_bytes()),
+        ("checkpoint", newest.as_str().into()),
+        ("checkpoints.jsonl", notes.into_bytes()),
+    ]
+}
+
+/// The proofs of a range of a ledger whose newest checkpoint has `size` entries, and the
+/// checkpoints that the range refers to.
+fn proofs(lines: &[Vec<u8>], range: &std::ops::Range<usize>, size: usize) -> (Proofs, Vec<Note>) {
+    let sized = |size: usize| TreeSize::new(size as u64).expect("a size");
+    let mut edge = Edge::new();
+    let tiles: Vec<TileBytes> = edge.extend(lines.iter().map(|line| hash_of(line))).expect("room");
+    let read = |tile: Tile| tiles.iter().find(|t| t.tile == tile).map(|t| t.bytes.clone()).ok_or(());
+    let mut tree = Tree::new(sized(lines.len()), read);
+    let (start, end, size) = (sized(range.start), sized(range.end), sized(size));
+    let mut notes = notes_of(lines);
+    let sizes: Vec<TreeSize> = notes.iter().map(|note| note.checkpoint().root().size).collect();
+    let first = sizes.iter().position(|size| *size > start).unwrap_or(notes.len());
+    let last = sizes.iter().position(|size| *size >= end).map_or(notes.len(), |at| at + 1);
+    // What signs entries by themselves is no checkpoint.
+    let shares = claims(&lines[range.end - 1]).is_some_and(|(_, shared)| shared.is_some());
+    let last = if shares { last } else { sizes.iter().filter(|size| **size <= end).count() };
+    notes = notes.drain(first.min(last)..last).collect();
+    let beyond = notes.last().map(|note| note.checkpoint().root().size).filter(|size| *size > end);
+    let reached = start <= size && size <= end;
+    let proofs = Proofs {
+        left: tree.frontier(start).expect("a frontier").peaks().to_vec(),
+        consistency: if reached {
+            Vec::new()
+        } else {
+            tree.consistency(end.min(size), end.max(size)).expect("a proof")
+        },
+        commit: beyond.map(|beyond| tree.consistency(end, beyond).expect("a proof")),
+        context: if range.start == 0 {
+            Vec::new()
+        } else {
+            let entry = String::from_utf8(lines[0].clone()).expect("UTF-8");
+            vec![Context { entry, index: 0, path: tree.inclusion(0, size).expect("a path") }]
+        },
+    };
+    (proofs, notes)
+}
+
+fn part_files(lines: &[Vec<u8>], range: std::ops::Range<usize>, size: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let (proofs, notes) = proofs(lines, &range, size);
+    let newest = vectors::note(root_of(&lines[..size]), &trusted_key(), ORIGIN);
+    vec![
+        ("entries.jsonl", jsonl(&lines[range])),
+        ("public-key.pem", public(&trusted_key()).to_pem().into_bytes()),
+        ("checkpoint", newest.as_str().into()),
+        ("checkpoints.jsonl", notes.iter().map(checkpoint_line).collect::<String>().into_bytes()),
+        ("proofs.json", proofs.to_line().into_bytes()),
+    ]
+}
+
+fn contents(lines: &[Vec<u8>]) -> Contents {
+    Contents {
+        origin: ORIGIN.into(),
+        key: public(&trusted_key()),
+        first: 0,
+        checkpoint: vectors::note(root_of(lines), &trusted_key(), ORIGIN),
+        proofs: None,
     }
-    writer.finish(ORIGIN, &public(&trusted_key())).expect("written")
+}
+
+fn tar(lines: &[Vec<u8>]) -> Vec<u8> {
+    let notes = notes_of(lines);
+    let sizes = Sizes {
+        entries: jsonl(lines).len() as u64,
+        checkpoints: notes.iter().map(|note| checkpoint_line(note).len() as u64).sum(),
+    };
+    let mut writer = TarWriter::new(Vec::new(), contents(lines), sizes).expect("written");
+    lines.iter().for_each(|line| writer.append(line).expect("written"));
+    notes.iter().for_each(|note| writer.append_checkpoint(note).expect("written"));
+    writer.finish().expect("written")
 }
 
 #[test]
@@ -140,7 +271,7 @@ fn every_vector_gets_its_verdict_as_directory_and_as_tar() {
         let name = vector.name;
         let lines = &vector.lines;
         let directory = desk.verdict(&desk.bundle(name, &jsonl(lines), 0, lines.len()), &[]);
-        let tar = desk.verdict(&desk.tar(&format!("{name}.tar"), lines, 0), &[]);
+        let tar = desk.verdict(&desk.tar(&format!("{name}.tar"), lines), &[]);
         assert_eq!(directory, tar, "{name}");
         let fault = &directory["fault"];
         let Some((code, sequence)) = vector.expect else {
@@ -173,8 +304,9 @@ fn trust_comes_from_the_key_that_is_given() {
     let pem = public(&other_key()).to_pem();
     fs::write(bundle.join("public-key.pem"), &pem).expect("written");
     assert_eq!(desk.code(&bundle, &[]), "bundle-file");
-    let manifest = manifest(&jsonl(&lines), pem.as_bytes(), 0, lines.len());
-    fs::write(bundle.join("manifest.json"), manifest).expect("written");
+    let mut files = files(&jsonl(&lines));
+    files[1].1 = pem.into_bytes();
+    fs::write(bundle.join("manifest.json"), manifest(&files, 0, lines.len())).expect("written");
     assert_eq!(desk.code(&bundle, &[]), "genesis-key");
 }
 
@@ -197,16 +329,17 @@ fn expectations_are_held_against_the_genesis() {
 fn a_range_is_verified_and_what_it_cannot_show_is_said() {
     let desk = Desk::new();
     let lines = sound();
-    let part = &lines[2..5];
-    let bundle = desk.bundle("part", &jsonl(part), 2, part.len());
+    let bundle = desk.part("part", &lines, 2..5, 6);
     let verdict = desk.verdict(&bundle, &[]);
     assert_eq!(
-        (&verdict["first"], &verdict["last"], &verdict["origin"]),
-        (&json!(2), &json!(4), &json!(ORIGIN))
+        (&verdict["first"], &verdict["last"], &verdict["origin"], &verdict["checkpoint"]["size"]),
+        (&json!(2), &json!(4), &json!(ORIGIN), &json!(6)),
+        "{verdict}"
     );
     let said = verdict["not_checked"].to_string();
-    assert!(said.contains("the genesis") && said.contains("outside this range"), "{said}");
-    assert_eq!(desk.verdict(&desk.tar("part.tar", part, 2), &[]), verdict);
+    assert!(said.contains("outside this range"), "{said}");
+    let genesis = hash_of(&lines[0]).to_hex();
+    assert_eq!(desk.code(&bundle, &["--genesis", &genesis, "--origin", ORIGIN]), "");
     assert_eq!(desk.code(&bundle, &["--genesis", &Digest::ZERO.to_hex()]), "genesis-hash");
     assert_eq!(desk.code(&bundle, &["--origin", "other.example"]), "origin");
     // A dependency on what comes later in the range is wrong wherever the range begins.
@@ -215,8 +348,182 @@ fn a_range_is_verified_and_what_it_cannot_show_is_said() {
             draft.set("dependencies", format!("[{},{}]", vectors::id(0), vectors::id(3)));
         }
     });
-    let verdict = desk.verdict(&desk.bundle("later", &jsonl(&lines[1..]), 1, 3), &[]);
+    let verdict = desk.verdict(&desk.part("later", &lines, 1..4, 4), &[]);
     assert_eq!((code(&verdict).as_str(), &verdict["fault"]["sequence_number"]), ("dependency", &json!(2)));
+}
+
+/// Every range of a ledger of both modes verifies, wherever the newest checkpoint lies.
+#[test]
+fn any_range_verifies_with_its_proofs() {
+    let desk = Desk::new();
+    let lines = vectors::commits(9, 0, &[1, 4, 5], |_, _| {});
+    let single = ledger(9, |_, _| {});
+    for (mode, lines, sizes) in [("commit", &lines, [9, 9, 9]), ("each", &single, [9, 6, 3])] {
+        for (from, to) in (0..9).flat_map(|from| (from + 1..=9).map(move |to| (from, to))) {
+            for size in sizes {
+                if from == 0 && to >= size {
+                    continue;
+                }
+                let name = format!("{mode}-{from}-{to}-{size}");
+                let dir = desk.path(&name);
+                if dir.exists() {
+                    continue;
+                }
+                let verdict = desk.verdict(&desk.part(&name, lines, from..to, size), &[]);
+                assert_eq!(verdict["ok"], true, "{name}: {verdict}");
+                let unanchored = verdict["not_checked"].to_string().contains("\"tail-unanchored: ");
+                assert_eq!(unanchored, to > size, "{name}");
+            }
+        }
+    }
+}
+
+/// A receipt verifies alone, and what it does not show it says.
+#[test]
+fn a_receipt_is_verified_offline() {
+    let desk = Desk::new();
+    let lines = vectors::commits(6, 0, &[1, 4], |_, _| {});
+    let receipt = |size: usize, sequence: u64, path: &dyn Fn(&mut String)| {
+        let (proofs, _) = proofs(&lines, &(5..6), size);
+        let note = vectors::note(root_of(&lines[..size]), &trusted_key(), ORIGIN);
+        let receipt = Receipt::new(Sequence(0), proofs.context[0].path.clone(), note).expect("well-formed");
+        let mut text = receipt.to_string().replace("index 0", &format!("index {sequence}"));
+        path(&mut text);
+        fs::write(desk.path("receipt"), text).expect("written");
+    };
+    fs::write(desk.path("entry"), &lines[0]).expect("written");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_attest-verify"))
+            .current_dir(desk.dir.path())
+            .args(["receipt", "--entry", "entry", "--proof", "receipt", "--key", "trusted.pem", "--json"])
+            .args(arguments)
+            .output()
+            .expect("the program runs");
+        let verdict: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(output.status.code(), Some(i32::from(verdict["ok"] == false)), "{verdict}");
+        verdict
+    };
+    receipt(6, 0, &|_| {});
+    let verdict = run(&[]);
+    assert_eq!((&verdict["ok"], &verdict["checkpoint"]["size"]), (&json!(true), &json!(6)), "{verdict}");
+    let said = verdict["not_checked"].to_string();
+    assert!(said.contains("hsm_signature") && said.contains("no origin was given"), "{said}");
+    assert_eq!(run(&["--origin", ORIGIN])["ok"], true);
+    assert_eq!(code(&run(&["--origin", "other.example"])), "origin");
+    type Spoil<'a> = &'a dyn Fn(&mut String);
+    let cases: [(Spoil<'_>, u64, &str); 6] = [
+        (&|_| {}, 1, "receipt"),
+        (&|_| {}, 6, "tree-proof"),
+        (&|text| *text = text.replacen("index 0", "index 00", 1), 0, "receipt"),
+        (&|text| *text = text.replacen("\n\n", "\n\n\n", 1), 0, "note"),
+        (&|text| *text = text.replacen("\n6\n", "\n5\n", 1), 0, "note-signature"),
+        (&|text| *text = text.replacen("index 0", "index 9223372036854775808", 1), 0, "receipt"),
+    ];
+    for (number, (spoil, sequence, expected)) in cases.into_iter().enumerate() {
+        receipt(6, sequence, spoil);
+        assert_eq!(code(&run(&[])), expected, "case {number}");
+    }
+}
+
+/// Whatever is wrong with a checkpoint, it is refused by name.
+#[test]
+fn bad_checkpoints_are_refused() {
+    let desk = Desk::new();
+    let lines = vectors::commits(6, 0, &[1, 4], |_, _| {});
+    let sound = files(&jsonl(&lines));
+    let newest = String::from_utf8(sound[2].1.clone()).expect("UTF-8");
+    let notes: Vec<String> = notes_of(&lines).iter().map(checkpoint_line).collect();
+    let root = root_of(&lines);
+    let other = vectors::note(root, &other_key(), ORIGIN).as_str().to_owned();
+    let elsewhere = vectors::note(root, &trusted_key(), "other.example").as_str().to_owned();
+    let smaller = Root { size: root.size, ..root_of(&lines[..5]) };
+    let forged = vectors::note(smaller, &trusted_key(), ORIGIN);
+    let within = vectors::note(root_of(&lines[..3]), &trusted_key(), ORIGIN).as_str().to_owned();
+    let earlier = vectors::note(root_of(&lines[..4]), &trusted_key(), ORIGIN).as_str().to_owned();
+    let cases: Vec<(&str, usize, String, &str)> = vec![
+        ("key", 2, other, "note-signature"),
+        ("origin", 2, elsewhere, "origin"),
+        ("name", 2, newest.replace(&format!("— {ORIGIN}"), "— other.example"), "note-signature"),
+        ("blank", 2, newest.replacen("\n\n", "\n\n\n", 1), "note"),
+        ("zeros", 2, newest.replacen("\n6\n", "\n06\n", 1), "note"),
+        ("huge", 2, newest.replacen("\n6\n", "\n9223372036854775808\n", 1), "note"),
+        ("size", 2, newest.replacen("\n6\n", "\n7\n", 1), "note-signature"),
+        ("empty", 2, String::new(), "note"),
+        ("root", 2, forged.as_str().into(), "checkpoint-root"),
+        ("within", 2, within, "checkpoint-missing"),
+        ("earlier", 2, earlier, ""),
+        ("missing", 3, notes[..2].concat(), "checkpoint-missing"),
+        ("none", 3, String::new(), "checkpoint-missing"),
+        ("middle", 3, [&notes[0][..], &notes[2]].concat(), "checkpoint-missing"),
+        ("twice", 3, [&notes[0][..], &notes[1], &notes[1], &notes[2]].concat(), "checkpoint-order"),
+        ("order", 3, [&notes[1][..], &notes[0], &notes[2]].concat(), "checkpoint-order"),
+        ("more", 3, notes.concat() + &checkpoint_line(&forged), "checkpoint-order"),
+        ("not-json", 3, newest.clone(), "note"),
+    ];
+    for (name, file, content, expected) in cases {
+        let mut files = sound.clone();
+        files[file].1 = content.into_bytes();
+        assert_eq!(desk.code(&desk.lay_out(name, &files, 0, 6), &[]), expected, "{name}");
+    }
+    let mut files = part_files(&lines, 2..5, 6);
+    let proofs = String::from_utf8(files[4].1.clone()).expect("UTF-8");
+    assert!(proofs.contains("\"commit\":["), "{proofs}");
+    for (name, content) in
+        [("garbage", "{}\n".into()), ("cut", proofs.replacen("\"left\":[\"", "\"left\":[\"0", 1))]
+    {
+        files[4].1 = content.into_bytes();
+        assert_eq!(desk.code(&desk.lay_out(name, &files, 2, 3), &[]), "tree-proof", "{name}");
+    }
+    let cut = [&files[..4]].concat();
+    assert_eq!(desk.code(&desk.lay_out("no-proofs", &cut, 2, 3), &[]), "tree-proof");
+}
+
+/// What was seen before must be in what is seen now.
+#[test]
+fn a_known_checkpoint_shows_rollback_truncation_and_fork() {
+    let desk = Desk::new();
+    let lines = ledger(6, |_, _| {});
+    let whole = desk.bundle("whole", &jsonl(&lines), 0, 6);
+    let known = |name: &str, root: Root| {
+        let path = desk.path(name);
+        fs::write(&path, vectors::note(root, &trusted_key(), ORIGIN).as_str()).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let foreign = ledger(6, |sequence, draft| {
+        if sequence == 3 {
+            draft.payload("{}");
+        }
+    });
+    let (four, six) = (known("four", root_of(&lines[..4])), known("six", root_of(&lines)));
+    let fork = known("fork", root_of(&foreign[..5]));
+    let code = |bundle: &Path, known: &str| desk.code(bundle, &["--known-checkpoint", known]);
+    assert_eq!((code(&whole, &four), code(&whole, &six)), (String::new(), String::new()));
+    assert_eq!(code(&whole, &fork), "fork");
+    let older = desk.bundle("older", &jsonl(&lines[..5]), 0, 5);
+    assert_eq!(code(&older, &six), "rollback");
+    assert_eq!(code(&desk.part("part", &lines, 0..3, 6), &four), "known-unshown");
+    let mut cut = files(&jsonl(&lines));
+    cut[0].1 = jsonl(&lines[..5]);
+    assert_eq!(code(&desk.lay_out("cut", &cut, 0, 5), &four), "truncated");
+
+    let run = |a: &Path, b: &str| {
+        Command::new(env!("CARGO_BIN_EXE_attest-verify"))
+            .args([
+                "compare".as_ref(),
+                a.as_os_str(),
+                b.as_ref(),
+                "--evidence".as_ref(),
+                desk.dir.path().as_os_str(),
+            ])
+            .output()
+            .expect("the program runs")
+            .status
+            .code()
+    };
+    assert_eq!(run(&whole, &four), Some(0));
+    assert_eq!(run(&whole, &fork), Some(1));
+    assert!(desk.path("fork-a.checkpoint").exists() && desk.path("fork-b.checkpoint").exists());
+    assert_eq!(run(Path::new(&six), &four), Some(2));
 }
 
 /// Nothing inside a ledger shows that its end was cut off, so the verdict has to say so.
@@ -246,7 +553,7 @@ fn the_manifest_must_be_what_the_files_are() {
         ("bundle/1", "bundle/2", "manifest"),
         ("{\"count\"", "{\"a\":1,\"count\"", "manifest"),
         ("{\"count\"", "{ \"count\"", "manifest"),
-        ("\"files\":{", "\"files\":{\"checkpoint\":{},", "manifest"),
+        ("\"files\":{", "\"files\":{\"README\":{},", "manifest"),
         ("\"bytes\":", "\"blocks\":1,\"bytes\":", "manifest"),
         ("}\n", "}", "manifest"),
         ("}\n", "}\n\n", "manifest"),
@@ -254,6 +561,7 @@ fn the_manifest_must_be_what_the_files_are() {
         (&entries_hash, &Digest::ZERO.to_hex(), "bundle-file"),
         (&entries_hash, &entries_hash.to_uppercase(), "manifest"),
         (&format!("\"bytes\":{}", entries.len()), "\"bytes\":1", "bundle-file"),
+        ("\"public-key.pem\"", "\"proofs.json\"", "manifest"),
     ];
     assert_eq!(desk.code(&bundle, &[]), "");
     for (from, to, expected) in cases {
@@ -265,7 +573,7 @@ fn the_manifest_must_be_what_the_files_are() {
         fs::write(bundle.join("manifest.json"), text).expect("written");
         assert_eq!(desk.code(&bundle, &[]), "manifest", "{text:?}");
     }
-    fs::write(bundle.join("manifest.json"), vec![b' '; 100_000]).expect("written");
+    fs::write(bundle.join("manifest.json"), vec![b' '; 5_000_000]).expect("written");
     assert_eq!(desk.code(&bundle, &[]), "bundle-file");
 }
 
@@ -281,7 +589,7 @@ fn strange_files_are_refused() {
         assert_eq!(code(&verdict), "bundle-file", "{name}");
         verdict["fault"]["file"].as_str().expect("a file").to_owned()
     };
-    for file in ["entries.jsonl", "public-key.pem", "manifest.json"] {
+    for file in FILES.into_iter().filter(|file| *file != "proofs.json") {
         let missing = spoil(&format!("no-{file}"), &|dir| fs::remove_file(dir.join(file)).expect("removed"));
         assert_eq!(missing, file);
         spoil(&format!("linked-{file}"), &|dir| {
@@ -290,7 +598,7 @@ fn strange_files_are_refused() {
             std::os::unix::fs::symlink(&elsewhere, dir.join(file)).expect("linked");
         });
     }
-    for name in ["README", ".entries.jsonl.partial", "Entries.jsonl", "checkpoint"] {
+    for name in ["README", ".entries.jsonl.partial", "Entries.jsonl", "checkpoint.txt"] {
         assert_eq!(spoil(name, &|dir| fs::write(dir.join(name), "").expect("written")), name);
     }
     spoil("folder", &|dir| fs::create_dir(dir.join("more")).expect("a folder"));
@@ -307,10 +615,11 @@ fn strange_files_are_refused() {
 fn strange_tars_are_refused() {
     let desk = Desk::new();
     let lines = sound();
-    let sound = tar(&lines, 0);
+    let sound = tar(&lines);
     let key = public(&trusted_key()).to_pem();
     let entries = jsonl(&lines);
-    let manifest = manifest(&entries, key.as_bytes(), 0, lines.len());
+    let files = files(&entries);
+    let manifest = manifest(&files, 0, lines.len());
     let build = |files: &[(&str, tar::EntryType, &[u8])]| {
         let mut builder = tar::Builder::new(Vec::new());
         for (name, kind, content) in files {
@@ -326,6 +635,9 @@ fn strange_tars_are_refused() {
     use tar::EntryType::{Directory, Link, Regular, Symlink, XHeader};
     let e = ("entries.jsonl", Regular, &entries[..]);
     let k = ("public-key.pem", Regular, key.as_bytes());
+    let c = ("checkpoint", Regular, &files[2].1[..]);
+    let n = ("checkpoints.jsonl", Regular, &files[3].1[..]);
+    let p = ("proofs.json", Regular, &b"{}\n"[..]);
     let m = ("manifest.json", Regular, manifest.as_bytes());
     let mut at_end = sound.clone();
     at_end.extend_from_slice(b"x");
@@ -337,24 +649,28 @@ fn strange_tars_are_refused() {
         ("nothing", Vec::new()),
         ("zeros", vec![0; 10_240]),
         ("text", b"this is no tar".repeat(100)),
-        ("no-entries", build(&[k, m])),
-        ("no-key", build(&[e, m])),
-        ("no-manifest", build(&[e, k])),
-        ("order", build(&[k, e, m])),
-        ("twice", build(&[e, e, k, m])),
-        ("two-manifests", build(&[e, k, m, m])),
-        ("more", build(&[e, k, m, ("README", Regular, b"x")])),
-        ("absolute", build(&[("/entries.jsonl", Regular, &entries), k, m])),
-        ("dotted", build(&[("./entries.jsonl", Regular, &entries), k, m])),
-        ("climbing", build(&[e, k, m, ("../x", Regular, b"x")])),
-        ("folder", build(&[("bundle/", Directory, b""), e, k, m])),
-        ("symlink", build(&[("entries.jsonl", Symlink, b""), k, m])),
-        ("hard-link", build(&[e, ("public-key.pem", Link, b""), m])),
-        ("extended", build(&[("entries.jsonl", XHeader, b"19 path=entries.js\n"), e, k, m])),
+        ("no-entries", build(&[k, c, n, m])),
+        ("no-key", build(&[e, c, n, m])),
+        ("no-checkpoint", build(&[e, k, n, m])),
+        ("no-checkpoints", build(&[e, k, c, m])),
+        ("no-manifest", build(&[e, k, c, n])),
+        ("order", build(&[k, e, c, n, m])),
+        ("proofs-first", build(&[e, k, c, p, n, m])),
+        ("proofs-last", build(&[e, k, c, n, m, p])),
+        ("twice", build(&[e, e, k, c, n, m])),
+        ("two-manifests", build(&[e, k, c, n, m, m])),
+        ("more", build(&[e, k, c, n, m, ("README", Regular, b"x")])),
+        ("absolute", build(&[("/entries.jsonl", Regular, &entries), k, c, n, m])),
+        ("dotted", build(&[("./entries.jsonl", Regular, &entries), k, c, n, m])),
+        ("climbing", build(&[e, k, c, n, m, ("../x", Regular, b"x")])),
+        ("folder", build(&[("bundle/", Directory, b""), e, k, c, n, m])),
+        ("symlink", build(&[("entries.jsonl", Symlink, b""), k, c, n, m])),
+        ("hard-link", build(&[e, ("public-key.pem", Link, b""), c, n, m])),
+        ("extended", build(&[("entries.jsonl", XHeader, b"19 path=entries.js\n"), e, k, c, n, m])),
         ("at-end", at_end),
         ("hidden", hidden),
     ];
-    assert_eq!(build(&[e, k, m]).len(), sound.len());
+    assert_eq!(build(&[e, k, c, n, m]).len(), sound.len());
     let path = desk.path("a.tar");
     for (name, bytes) in cases {
         fs::write(&path, bytes).expect("written");
@@ -368,7 +684,7 @@ fn strange_tars_are_refused() {
     // GNU tar fills up with more zeros than needed.
     fs::write(&path, [&sound[..], &[0; 9_000]].concat()).expect("written");
     assert_eq!(desk.code(&path, &[]), "");
-    fs::write(&path, build(&[e, k, m])).expect("written");
+    fs::write(&path, build(&[e, k, c, n, m])).expect("written");
     assert_eq!(desk.code(&path, &[]), "");
 }
 
@@ -383,7 +699,7 @@ fn a_tar_by_tar_is_as_good() {
         let made = Command::new("tar")
             .args(["--format", format, "-C"])
             .args([&dir, Path::new("-cf"), &path])
-            .args(["entries.jsonl", "public-key.pem", "manifest.json"])
+            .args(FILES.into_iter().filter(|file| *file != "proofs.json"))
             .status();
         assert!(made.expect("tar runs").success());
         assert_eq!(desk.verdict(&path, &[]), desk.verdict(&dir, &[]), "{format}");
@@ -614,38 +930,41 @@ fn people_get_the_verdict_first_and_the_help_tells_exit_codes() {
 #[test]
 fn writers_agree() {
     let desk = Desk::new();
-    let lines = sound();
-    let key = public(&trusted_key());
+    let lines = vectors::commits(6, 0, &[2], |_, _| {});
     let dir = desk.path("written");
-    let mut writer = DirectoryWriter::create(&dir, 0).expect("a new folder");
-    for line in &lines {
-        writer.append(line).expect("written");
-    }
+    let mut writer = DirectoryWriter::create(&dir, contents(&lines)).expect("a new folder");
+    lines.iter().for_each(|line| writer.append(line).expect("written"));
+    notes_of(&lines).iter().for_each(|note| writer.append_checkpoint(note).expect("written"));
     assert!(!dir.join("manifest.json").exists());
-    let manifest = writer.finish(ORIGIN, &key).expect("written");
+    let manifest = writer.finish().expect("written");
     let unpacked = desk.path("unpacked");
     let mut bytes = 0;
     let from_tar =
-        unpack(&tar(&lines, 0)[..], &unpacked, |_, piece| bytes += piece.len() as u64).expect("a bundle");
+        unpack(&tar(&lines)[..], &unpacked, |_, piece| bytes += piece.len() as u64).expect("a bundle");
     assert_eq!(from_tar, manifest);
     assert!(bytes > 0);
     let by_hand = desk.bundle("by-hand", &jsonl(&lines), 0, lines.len());
-    for file in ["entries.jsonl", "public-key.pem", "manifest.json"] {
+    for file in FILES.into_iter().filter(|file| *file != "proofs.json") {
         let expected = fs::read(by_hand.join(file)).expect("read");
         assert_eq!(fs::read(dir.join(file)).expect("read"), expected, "{file}");
         assert_eq!(fs::read(unpacked.join(file)).expect("read"), expected, "{file}");
     }
     assert!(desk.verdict(&dir, &[])["ok"] == true);
 
-    let taken = DirectoryWriter::create(&dir, 0).err().expect("refused");
+    let taken = DirectoryWriter::create(&dir, contents(&lines)).err().expect("refused");
     assert_eq!(taken.kind(), std::io::ErrorKind::AlreadyExists);
-    assert!(TarWriter::new(Vec::new(), 0, 1).expect("written").append(b"xx").is_err());
-    assert!(TarWriter::new(Vec::new(), 0, 1).expect("written").finish(ORIGIN, &key).is_err());
+    let writer = |entries, checkpoints| {
+        TarWriter::new(Vec::new(), contents(&lines), Sizes { entries, checkpoints }).expect("written")
+    };
+    assert!(writer(1, 0).append(b"xx").is_err());
+    assert!(writer(1, 0).finish().is_err());
+    assert!(writer(0, 1).finish().is_err());
+    assert!(writer(0, 1).append_checkpoint(&contents(&lines).checkpoint).is_err());
     // What breaks off leaves nothing behind, and an empty directory as it was.
     let (broken, empty) = (desk.path("broken"), desk.path("empty"));
     fs::create_dir(&empty).expect("a directory");
     for dir in [&broken, &empty] {
-        assert!(unpack(&tar(&lines, 0)[..5_000], dir, |_, _| {}).is_err());
+        assert!(unpack(&tar(&lines)[..5_000], dir, |_, _| {}).is_err());
     }
     assert!(!broken.exists());
     assert_eq!(fs::read_dir(&empty).expect("still there").count(), 0);
@@ -697,12 +1016,12 @@ proptest! {
     }
 
     #[test]
-    fn no_flipped_bit_of_a_file_goes_unseen(file in 0..4usize, at in any::<usize>(), bit in 0..8u8) {
+    fn no_flipped_bit_of_a_file_goes_unseen(file in 0..6usize, at in any::<usize>(), bit in 0..8u8) {
         let desk = Desk::new();
-        let lines = sound();
+        let lines = vectors::commits(6, 0, &[2], |_, _| {});
         let bundle = desk.bundle("bundle", &jsonl(&lines), 0, lines.len());
-        let tar = desk.tar("bundle.tar", &lines, 0);
-        let (path, bundle) = match ["entries.jsonl", "public-key.pem", "manifest.json"].get(file) {
+        let tar = desk.tar("bundle.tar", &lines);
+        let (path, bundle) = match FILES.into_iter().filter(|file| *file != "proofs.json").nth(file) {
             Some(name) => (bundle.join(name), bundle),
             None => (tar.clone(), tar),
         };

@@ -70,15 +70,10 @@ pub(crate) struct Passed {
 
 /// A running hash over the checkpoints that commits ended with, so that a list of them can be
 /// compared with a million commits without holding them.
+#[derive(Default)]
 pub(crate) struct Commits {
     hasher: Hasher,
     count: u64,
-}
-
-impl Default for Commits {
-    fn default() -> Self {
-        Commits { hasher: Hasher::new(), count: 0 }
-    }
 }
 
 impl Commits {

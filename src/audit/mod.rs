@@ -36,6 +36,8 @@ use crate::ledger::merkle::{Frontier, TreeSize};
 use growth::{Growth, Piece};
 use ids::{Ids, Mention};
 
+/// More threads only wait for each other.
+const MAX_THREADS: usize = 256;
 /// A batch is closed at this many entries (about 10 ms of work, so that locks cost nothing) or
 /// bytes (so that a few batches in flight stay small beside their lines of up to 1 MiB).
 const BATCH_ENTRIES: usize = 128;
@@ -136,7 +138,8 @@ pub(crate) fn rebuild<E: Into<Interruption>>(
     let threads = expectations
         .threads
         .or_else(|| std::thread::available_parallelism().ok())
-        .map_or(1, NonZeroUsize::get);
+        .map_or(1, NonZeroUsize::get)
+        .min(MAX_THREADS);
     let (origin, tree) = match &expectations.before {
         Some(before) => (Some(before.origin.clone()), before.tree.clone()),
         None => (None, Frontier::new()),
@@ -159,14 +162,21 @@ pub(crate) fn rebuild<E: Into<Interruption>>(
     let (sender, receiver) = sync_channel(threads);
     let receiver = Arc::new(Mutex::new(receiver));
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for number in 0..threads {
             let receiver = Arc::clone(&receiver);
             let audit = &audit;
-            scope.spawn(move || audit.work(&receiver));
+            let spawned = std::thread::Builder::new().spawn_scoped(scope, move || audit.work(&receiver));
+            match spawned {
+                Ok(_) => {}
+                // Those that there are do the work.
+                Err(_) if number > 0 => break,
+                Err(error) => return Err(error),
+            }
         }
         drop(receiver);
         audit.read(lines, sender);
-    });
+        Ok(())
+    })?;
     audit.finish(may_go_on)
 }
 

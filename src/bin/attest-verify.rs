@@ -8,12 +8,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use attestd::audit::{Expectations, TrustedKeys, Verdict};
+use attestd::audit::{Expectations, TrustedKeys, Verdict, verify_receipt};
 use attestd::bundle::Bundle;
+use attestd::ledger::canonical::MAX_ENTRY_BYTES;
 use attestd::ledger::checkpoint::{MAX_NOTE_BYTES, Note};
 use attestd::ledger::hash::Digest;
 use attestd::ledger::key::{PublicKey, is_origin};
-use clap::{Args, Parser};
+use attestd::ledger::proof::MAX_RECEIPT_BYTES;
+use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A PEM file is no larger than this; what is, is not one.
@@ -31,11 +33,54 @@ a nameless temporary file in TMPDIR (about 25 bytes for each entry and dependenc
 
 /// Verifies an exported attestd ledger with nothing but a public key.
 #[derive(Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+#[command(subcommand_negates_reqs = true)]
 struct Cli {
-    // Subcommands can join later: with `args_conflicts_with_subcommands` a bare BUNDLE goes on working.
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
-    verify: Verify,
+    verify: Option<Verify>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Verifies one entry with its receipt.
+    Receipt(ReceiptArguments),
+    /// Finds whether two bundles or checkpoints are of one history of a ledger.
+    Compare(Compare),
+}
+
+#[derive(Args)]
+struct ReceiptArguments {
+    /// The entry, as the daemon gives it.
+    #[arg(long, value_name = "JSON")]
+    entry: PathBuf,
+    /// Its receipt (a `tlog-proof`).
+    #[arg(long, value_name = "FILE")]
+    proof: PathBuf,
+    /// A public key to trust, as PEM. May be given more than once.
+    #[arg(long, value_name = "PEM", required = true)]
+    key: Vec<PathBuf>,
+    /// The origin that the ledger must have.
+    #[arg(long, value_name = "NAME", value_parser = origin)]
+    origin: Option<String>,
+    /// Print the verdict as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Compare {
+    /// A bundle, or a checkpoint (a signed note).
+    a: PathBuf,
+    /// Another.
+    b: PathBuf,
+    /// The public key to trust, as PEM. Without it the first bundle's own key is taken.
+    #[arg(long, value_name = "PEM")]
+    key: Option<PathBuf>,
+    /// Where the two signed notes are written if they contradict each other.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    evidence: PathBuf,
 }
 
 #[derive(Args)]
@@ -66,8 +111,16 @@ struct Verify {
 }
 
 fn main() -> ExitCode {
-    let arguments = Cli::parse().verify;
-    match verify(&arguments).and_then(|verdict| report(&arguments, &verdict).map(|()| verdict.ok)) {
+    let cli = Cli::parse();
+    let outcome = match (&cli.command, &cli.verify) {
+        (Some(Command::Receipt(arguments)), _) => receipt(arguments),
+        (Some(Command::Compare(arguments)), _) => compare(arguments),
+        (None, Some(arguments)) => {
+            verify(arguments).and_then(|verdict| report(arguments, &verdict).map(|()| verdict.ok))
+        }
+        (None, None) => Err("name a bundle; `attest-verify --help` says how".into()),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(problem) => {
@@ -75,6 +128,109 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn receipt(arguments: &ReceiptArguments) -> Result<bool, String> {
+    let keys = arguments.key.iter().map(|path| read_key(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut entry = read_small(&arguments.entry, MAX_ENTRY_BYTES + 1)?;
+    if entry.last() == Some(&b'\n') {
+        entry.pop();
+    }
+    let proof = read_small(&arguments.proof, MAX_RECEIPT_BYTES)?;
+    let verdict = verify_receipt(&entry, &proof, &keys, arguments.origin.as_deref());
+    let text = if arguments.json {
+        serde_json::to_string(&verdict).map_err(|error| error.to_string())? + "\n"
+    } else {
+        verdict.to_string()
+    };
+    print(&text)?;
+    Ok(verdict.ok)
+}
+
+/// One side of a comparison: what it says, and the bundle that shows more, if it is one.
+struct Side {
+    note: Note,
+    bundle: Option<(Bundle, PublicKey)>,
+}
+
+fn read_side(path: &Path) -> Result<Side, String> {
+    let unreadable = |error: &dyn std::fmt::Display| format!("couldn't read {}: {error}", path.display());
+    let head = if path.is_dir() { Vec::new() } else { read_small(path, MAX_NOTE_BYTES).unwrap_or_default() };
+    if let Ok(note) = Note::parse(&head) {
+        return Ok(Side { note, bundle: None });
+    }
+    let mut bundle = Bundle::open(path).map_err(|error| unreadable(&error))?;
+    let (note, key) = bundle.claims().map_err(|error| unreadable(&error))?;
+    Ok(Side { note, bundle: Some((bundle, key)) })
+}
+
+fn compare(arguments: &Compare) -> Result<bool, String> {
+    let (a, b) = (read_side(&arguments.a)?, read_side(&arguments.b)?);
+    let own = a.bundle.as_ref().or(b.bundle.as_ref()).map(|(_, key)| key.clone());
+    let key = match &arguments.key {
+        Some(path) => read_key(path)?,
+        None => own.ok_or("two checkpoints need a --key")?,
+    };
+    for (side, path) in [(&a, &arguments.a), (&b, &arguments.b)] {
+        if let Err(fault) = side.note.verify(std::slice::from_ref(&key)) {
+            eprintln!("attest-verify: the checkpoint of {}: {fault}", path.display());
+            return Ok(false);
+        }
+    }
+    if a.note.checkpoint().origin() != b.note.checkpoint().origin() {
+        return Err(format!(
+            "these are of two ledgers, {} and {}",
+            a.note.checkpoint().origin(),
+            b.note.checkpoint().origin()
+        ));
+    }
+    let size = |side: &Side| side.note.checkpoint().root().size;
+    let notes = [a.note.clone(), b.note.clone()];
+    let ((small, _), (large, path)) = if size(&a) <= size(&b) {
+        ((a, &arguments.a), (b, &arguments.b))
+    } else {
+        ((b, &arguments.b), (a, &arguments.a))
+    };
+    let wanted = small.note.checkpoint().root();
+    let found = if size(&large) == wanted.size {
+        large.note.checkpoint().root()
+    } else {
+        let (bundle, _) =
+            large.bundle.ok_or("two checkpoints of different sizes: give the bundle of the larger")?;
+        let expectations = Expectations::trusting(TrustedKeys::only(key));
+        let (verdict, roots) = bundle
+            .verify_with_roots(&expectations, &[wanted.size], |_| {})
+            .map_err(|error| format!("couldn't read {}: {error}", path.display()))?;
+        if !verdict.ok {
+            print(&format!("{} does not hold:\n{verdict}", path.display()))?;
+            return Ok(false);
+        }
+        let root = roots.into_iter().find(|root| root.size == wanted.size);
+        root.ok_or_else(|| format!("{} does not reach over entry {}", path.display(), wanted.size))?
+    };
+    if found == wanted {
+        print(&format!("CONSISTENT: both have the same first {} entries\n", wanted.size))?;
+        return Ok(true);
+    }
+    for (note, name) in notes.iter().zip(["fork-a.checkpoint", "fork-b.checkpoint"]) {
+        let path = arguments.evidence.join(name);
+        std::fs::File::create_new(&path)
+            .and_then(|mut file| file.write_all(note.as_str().as_bytes()))
+            .map_err(|error| format!("couldn't write {}: {error}", path.display()))?;
+    }
+    print(&format!(
+        "FORK: of the first {} entries one has the root {}, the other {}.\nThe two signed checkpoints are in \
+         {}: fork-a.checkpoint, fork-b.checkpoint\n",
+        wanted.size,
+        wanted.hash,
+        found.hash,
+        arguments.evidence.display()
+    ))?;
+    Ok(false)
+}
+
+fn print(text: &str) -> Result<(), String> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("couldn't write: {error}"))
 }
 
 fn verify(arguments: &Verify) -> Result<Verdict, String> {
@@ -140,7 +296,7 @@ fn report(arguments: &Verify, verdict: &Verdict) -> Result<(), String> {
     } else {
         verdict.to_string()
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("couldn't write: {error}"))
+    print(&text)
 }
 
 fn origin(text: &str) -> Result<String, String> {

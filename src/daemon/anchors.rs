@@ -2,6 +2,7 @@
 //! and made anew on an operator's word.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::genesis::Genesis;
 use super::init::seal;
 use super::serve::{Absent, Opened, open};
 use super::{Fault, check_reason, host};
-use crate::anchor::{self, Anchor, AnchorError, Contradiction, Ledger, Standing, UpdateError};
+use crate::anchor::{self, Anchor, AnchorError, Contradiction, Gauge, Ledger, Standing, UpdateError};
 use crate::config::Config;
 use crate::governance::Policy;
 use crate::ledger::checkpoint::{Checkpoint, Note};
@@ -35,19 +36,24 @@ pub(super) fn on_token(config: &Config, pool: &Arc<Pool>) -> Vec<Anchor> {
     if config.anchor.token { vec![Anchor::on_token(pool.clone(), &config.origin)] } else { Vec::new() }
 }
 
-/// Refuses a ledger that one of `anchors` contradicts. Gives those that are missing.
-pub(super) fn check(anchors: &[Anchor], ledger: Ledger<'_>) -> Result<Vec<Anchor>, Fault> {
-    let mut missing = Vec::new();
-    for anchor in anchors {
-        match anchor::judge(anchor, ledger)?.0 {
-            Standing::Agrees { lag } => {
-                tracing::info!(lag, "{anchor} agrees with the ledger, {lag} entries behind it");
-            }
-            Standing::Missing => missing.push(anchor.clone()),
-            standing => return Err(Fault::Anchor(Contradiction { anchor: anchor.clone(), standing })),
+/// An anchor that does not contradict the ledger, and the entries that it knows of; none where it is
+/// not there.
+pub(super) struct Checked {
+    pub(super) anchor: Anchor,
+    pub(super) entries: Option<u64>,
+}
+
+/// Refuses a ledger that one of `anchors` contradicts.
+pub(super) fn check(anchors: Vec<Anchor>, ledger: Ledger<'_>) -> Result<Vec<Checked>, Fault> {
+    let check = |anchor: Anchor| match anchor::judge(&anchor, ledger)?.0 {
+        Standing::Agrees { entries, lag } => {
+            tracing::info!("{anchor} agrees with the ledger, {lag} entries behind it");
+            Ok(Checked { anchor, entries: Some(entries) })
         }
-    }
-    Ok(missing)
+        Standing::Missing => Ok(Checked { anchor, entries: None }),
+        standing => Err(Fault::Anchor(Contradiction { anchor, standing })),
+    };
+    anchors.into_iter().map(check).collect()
 }
 
 /// An anchor that is kept up.
@@ -56,19 +62,18 @@ struct Kept {
     interval: Duration,
     /// When it is written again, if there is something new.
     due: Instant,
-    /// The entries that it knows of, as far as we wrote them.
-    entries: u64,
     failing: bool,
 }
 
 /// Keeps `anchors` up until `stopped` says that there is nothing more to come, and brings them all
-/// up to date once more then.
+/// up to date once more then. `gauges` are theirs, in the same order.
 ///
 /// # Errors
 /// When the daemon must stop, which the sequencer was told then.
 pub(super) fn keep(
     config: &Config,
     anchors: Vec<Anchor>,
+    gauges: &[Gauge],
     genesis: &Genesis,
     sequencer: &Sequencer,
     stopped: &mpsc::Receiver<()>,
@@ -80,7 +85,7 @@ pub(super) fn keep(
             Anchor::Token { .. } => config.anchor.token_interval_seconds,
         });
         // Not at once: a daemon that starts again and again would wear the token out.
-        Kept { anchor, interval, due: started + interval, entries: 0, failing: false }
+        Kept { anchor, interval, due: started + interval, failing: false }
     };
     let mut anchors: Vec<Kept> = anchors.into_iter().map(kept).collect();
     let Some(tick) = anchors.iter().map(|kept| kept.interval / 4).min() else { return Ok(()) };
@@ -98,8 +103,9 @@ pub(super) fn keep(
         last = stopped.recv_timeout(tick) == Err(RecvTimeoutError::Disconnected);
         let Some(note) = notes.borrow().clone() else { continue };
         let entries = note.checkpoint().root().size.leaves();
-        for kept in anchors.iter_mut().filter(|kept| kept.entries < entries) {
-            if !last && Instant::now() < kept.due {
+        for (kept, gauge) in anchors.iter_mut().zip(gauges) {
+            let known = gauge.entries.load(Ordering::Relaxed);
+            if known >= entries || (!last && Instant::now() < kept.due) {
                 continue;
             }
             match anchor::update(&kept.anchor, &note, ledger) {
@@ -108,7 +114,7 @@ pub(super) fn keep(
                     if std::mem::take(&mut kept.failing) {
                         tracing::info!(entries, "{} is up to date again", kept.anchor);
                     }
-                    kept.entries = entries;
+                    gauge.entries.store(entries, Ordering::Relaxed);
                     kept.due = Instant::now() + kept.interval;
                 }
                 Err(UpdateError::Contradicted(contradiction)) => {
@@ -117,7 +123,7 @@ pub(super) fn keep(
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut kept.failing, true) {
-                        tracing::warn!(%error, "couldn't bring {} up to date; trying again", kept.anchor);
+                        tracing::warn!(%error, lag = entries - known, "couldn't bring {} up to date; trying again", kept.anchor);
                     }
                     kept.due = Instant::now() + kept.interval.min(RETRY);
                 }
@@ -139,10 +145,13 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
         return Err(Fault::NoAnchor);
     }
     let opened = open(config, Absent::Given)?;
-    if opened.missing.is_empty() {
+    let Opened { mut store, reader, genesis, mut edge, pool, anchors, algorithm, .. } = opened;
+    let (there, missing): (Vec<Checked>, Vec<Checked>) =
+        anchors.into_iter().partition(|checked| checked.entries.is_some());
+    let missing: Vec<Anchor> = missing.into_iter().map(|checked| checked.anchor).collect();
+    if missing.is_empty() {
         return Err(Fault::NothingMissing);
     }
-    let Opened { mut store, reader, genesis, mut edge, pool, anchors, missing, algorithm, .. } = opened;
     let limit = usize::try_from(config.limits.entry_bytes).unwrap_or(usize::MAX);
     let policy = Policy::new(&host(config), limit);
     let mut head = reader.head()?;
@@ -172,7 +181,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
         anchor.write(&note)?;
     }
     let ledger = Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
-    for anchor in &anchors {
+    for Checked { anchor, .. } in &there {
         match anchor::update(anchor, &note, ledger) {
             Ok(()) => {}
             Err(UpdateError::Contradicted(contradiction)) => return Err(Fault::Anchor(contradiction)),

@@ -3,18 +3,19 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::anchors::Checked;
 use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
 use super::offline::{lines, read_genesis};
 use super::{Fault, anchors, host, io, token_options};
-use crate::anchor::{self, Anchor, Contradiction, Standing};
+use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
 use crate::config::{self, Config};
 use crate::failpoint;
@@ -63,9 +64,8 @@ pub(super) struct Opened {
     pub(super) edge: Edge,
     pub(super) pool: Arc<Pool>,
     pub(super) token: Identity,
-    /// All that are configured, and those of them that are not there.
-    pub(super) anchors: Vec<Anchor>,
-    pub(super) missing: Vec<Anchor>,
+    /// All that are configured.
+    pub(super) anchors: Vec<Checked>,
     /// How the next entry would be signed if nothing changed.
     pub(super) algorithm: SignatureAlgorithm,
 }
@@ -82,11 +82,14 @@ pub(super) enum Absent {
 /// Opens the ledger to extend it, where it and its anchors hold. What is refused without the token is
 /// refused before the token is touched; what an anchor says, before anything is signed.
 pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
-    let refuse = |missing: &[Anchor]| match missing.first().filter(|_| absent == Absent::Refused) {
-        Some(anchor) => {
-            Err(Fault::Anchor(Contradiction { anchor: anchor.clone(), standing: Standing::Missing }))
+    let refuse = |anchors: &[Checked]| {
+        let missing = anchors.iter().find(|checked| checked.entries.is_none());
+        match missing.filter(|_| absent == Absent::Refused) {
+            Some(Checked { anchor, .. }) => {
+                Err(Fault::Anchor(Contradiction { anchor: anchor.clone(), standing: Standing::Missing }))
+            }
+            None => Ok(()),
         }
-        None => Ok(()),
     };
     let ledger = &config.ledger.path;
     if ledger.symlink_metadata().is_err() {
@@ -108,22 +111,19 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
     let mut verified = check_tail(&reader, &genesis)?;
     let mut edge = check_tree(&reader, &genesis, verified.0)?;
     let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
-    let mut anchors = anchors::off_token(config);
-    let mut missing = anchors::check(&anchors, anchored)?;
-    refuse(&missing)?;
+    let mut anchors = anchors::check(anchors::off_token(config), anchored)?;
+    refuse(&anchors)?;
     let mut unfinished = store.unfinished(reader.head()?)?;
     let (pool, token) = unlock(config, &genesis)?;
-    let on_token = anchors::on_token(config, &pool);
-    missing.extend(anchors::check(&on_token, anchored)?);
-    refuse(&missing)?;
-    anchors.extend(on_token);
+    anchors.extend(anchors::check(anchors::on_token(config, &pool), anchored)?);
+    refuse(&anchors)?;
     while let Some(found) = unfinished {
         finish(&mut store, &found, &mut edge, &pool, &genesis.key)?;
         verified = check_tail(&reader, &genesis)?;
         unfinished = store.unfinished(reader.head()?)?;
     }
     let algorithm = Last::read(&reader, &reader.head()?)?.algorithm;
-    Ok(Opened { store, reader, genesis, verified, edge, pool, token, anchors, missing, algorithm })
+    Ok(Opened { store, reader, genesis, verified, edge, pool, token, anchors, algorithm })
 }
 
 /// Runs the daemon until it is told to stop.
@@ -160,7 +160,7 @@ struct Started {
     genesis: Genesis,
     pool: Arc<Pool>,
     token: Identity,
-    anchors: Vec<Anchor>,
+    anchors: Vec<Checked>,
     index: Arc<Index>,
     head: Head,
     tree: TreeState,
@@ -226,9 +226,16 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         move || tend_wal(&ledger, &sequencer)
     });
     let (stop_anchors, stopped) = mpsc::channel();
+    let gauge = |checked: &Checked| Gauge {
+        kind: checked.anchor.kind(),
+        entries: AtomicU64::new(checked.entries.unwrap_or(0)),
+    };
+    let gauges: Arc<[Gauge]> = anchors.iter().map(gauge).collect();
     let kept = tokio::task::spawn_blocking({
         let (config, genesis, sequencer) = (config.clone(), genesis.clone(), sequencer.clone());
-        move || anchors::keep(&config, anchors, &genesis, &sequencer, &stopped)
+        let anchors = anchors.into_iter().map(|checked| checked.anchor).collect();
+        let gauges = gauges.clone();
+        move || anchors::keep(&config, anchors, &gauges, &genesis, &sequencer, &stopped)
     });
 
     let (stop_publishing, published) = publishing(config, &genesis, &sequencer);
@@ -245,6 +252,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         algorithm,
         token,
         pool,
+        anchors: gauges,
         policy,
         sequencer: sequencer.clone(),
         index,

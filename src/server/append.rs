@@ -33,8 +33,9 @@ use crate::ledger::json;
 use crate::sequencer::{Outcome, Outcomes, Refused, Submission, Ticket};
 use crate::store::{Line, Reader};
 
-/// What a request takes beside its body: the draft, the entry, its place in the queue.
-const REQUEST_OVERHEAD: usize = 4_096;
+/// What a request takes beside its body: the members that the daemon adds (1.5 KB), its place in the
+/// queue, and what the index will be told.
+const REQUEST_OVERHEAD: usize = 2_048;
 /// How often a batch asks whether there is room in the queue again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 /// How long a request waits for its turn at the memory before it is told to come again. A batch

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use super::append::{leased, take_memory};
 use super::problem::Problem;
 use super::service::{Service, internal};
+use crate::anchor::Gauge;
 use crate::caller::Peer;
 use crate::index::Filter;
 use crate::ledger::code::Code;
@@ -260,8 +261,14 @@ pub(super) async fn stats(
     let gauges = service.sequencer.gauges();
     let head = gauges.head();
     let ready = readiness(&service).is_ok();
+    let anchor = |anchor: &Gauge| {
+        let entries = anchor.entries.load(Ordering::Relaxed);
+        let lag = head.next.0.saturating_sub(entries);
+        format!(r#"{{"kind":"{}","entries":{entries},"lag":{lag}}}"#, anchor.kind)
+    };
+    let anchors: Vec<String> = service.anchors.iter().map(anchor).collect();
     json_answer(format!(
-        r#"{{"origin":{},"version":{},"entries":{},"head":{{"sequence_number":{},"entry_hash":"{}","timestamp":"{}"}},"signature_mode":"{}","key_id":"{}","started_at":"{}","uptime_seconds":{},"queue":{{"entries":{},"bytes":{}}},"connections":{},"memory_bytes":{},"token":{},"ready":{ready},"appended_since_start":{},"refused_since_start":{}}}"#,
+        r#"{{"origin":{},"version":{},"entries":{},"head":{{"sequence_number":{},"entry_hash":"{}","timestamp":"{}"}},"signature_mode":"{}","key_id":"{}","started_at":"{}","uptime_seconds":{},"queue":{{"entries":{},"bytes":{}}},"connections":{},"memory_bytes":{},"token":{},"anchors":[{}],"ready":{ready},"appended_since_start":{},"refused_since_start":{}}}"#,
         quoted(&service.origin),
         quoted(crate::VERSION),
         head.next,
@@ -277,6 +284,7 @@ pub(super) async fn stats(
         service.connections.current(),
         resident_bytes(),
         token_json(&service.token),
+        anchors.join(","),
         gauges.appended.load(Ordering::Relaxed),
         service.refused.load(Ordering::Relaxed),
     ))

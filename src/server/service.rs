@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::budget::Budget;
 use super::listener::Connections;
 use super::problem::Problem;
+use crate::anchor::Gauge;
 use crate::caller::{Access, Peer};
 use crate::governance::{Policy, Refusal};
 use crate::index::{Index, IndexError};
@@ -38,6 +39,8 @@ pub struct Service {
     pub token: Identity,
     /// Its workers.
     pub pool: Arc<Pool>,
+    /// How far the anchors have come.
+    pub anchors: Arc<[Gauge]>,
     /// Admission.
     pub policy: Arc<Policy>,
     /// The single writer.
@@ -85,6 +88,7 @@ pub struct Parts {
     pub algorithm: SignatureAlgorithm,
     pub token: Identity,
     pub pool: Arc<Pool>,
+    pub anchors: Arc<[Gauge]>,
     pub policy: Arc<Policy>,
     pub sequencer: Arc<Sequencer>,
     pub index: Arc<Index>,
@@ -109,6 +113,7 @@ impl Service {
             algorithm: parts.algorithm,
             token: parts.token,
             pool: parts.pool,
+            anchors: parts.anchors,
             policy: parts.policy,
             sequencer: parts.sequencer,
             index: parts.index,

@@ -251,6 +251,7 @@ impl Reader {
             .map_err(failed("read reserved entries"))
     }
 
+    #[expect(clippy::type_complexity, reason = "a closure has no name, and boxing it would cost each read")]
     /// The tree over the first `size` committed entries, to make roots and proofs of.
     ///
     /// # Errors

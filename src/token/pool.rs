@@ -344,7 +344,9 @@ impl Bench {
 }
 
 /// Something else than signing that one thread does, in a session of its own.
-struct Errand(Mutex<Option<Box<dyn FnOnce(&Connection) + Send>>>);
+struct Errand(Mutex<Option<OnConnection>>);
+
+type OnConnection = Box<dyn FnOnce(&Connection) + Send>;
 
 impl Errand {
     fn run(&self, seat: &Seat) {

@@ -7,9 +7,11 @@
 //! This file is the generator, written without the crate's encoder so that it holds that, too.
 //! `BLESS=1 cargo test --test verify` writes the files anew.
 
+use attestd::ledger::checkpoint::{Checkpoint, Note};
 use attestd::ledger::code::Code;
 use attestd::ledger::hash::{Digest, encode_hex};
 use attestd::ledger::key::PublicKey;
+use attestd::ledger::merkle::{Frontier, Root};
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
 use p256::ecdsa::{Signature, SigningKey};
@@ -220,6 +222,53 @@ pub(crate) fn ledger(count: u64, edit: impl Fn(u64, &mut Draft)) -> Vec<Vec<u8>>
     lines
 }
 
+/// Seals `count` entries in mode `commit`, each after `edit` has had it; a commit ends before each
+/// of `ends` and after the last. From `from` on, before which the mode is `each`.
+pub(crate) fn commits(count: u64, from: u64, ends: &[u64], edit: impl Fn(u64, &mut Draft)) -> Vec<Vec<u8>> {
+    let (mut previous, mut tree) = (Digest::ZERO, Frontier::new());
+    let (mut lines, mut open) = (Vec::new(), Vec::new());
+    for sequence in 0..count {
+        let mut draft = client(sequence);
+        if sequence == 0 {
+            let payload = genesis_payload(&trusted_key(), ORIGIN);
+            let mode = if from == 0 { "\"commit\"" } else { "\"each\"" };
+            make_daemons(&mut draft, "CHANGE", "ledger.genesis", payload.replace("\"each\"", mode));
+        }
+        draft.set("prev_entry_hash", quote(&previous.to_hex()));
+        let shares = sequence >= from;
+        if shares {
+            draft.set("signature_algorithm", r#""TLOG-ECDSA-P256-SHA256""#);
+        }
+        edit(sequence, &mut draft);
+        let (line, hash) = draft.clone().seal();
+        previous = hash;
+        tree.push(hash).expect("room");
+        if !shares {
+            lines.push(line);
+            continue;
+        }
+        draft.set("entry_hash", quote(&hash.to_hex()));
+        open.push(draft);
+        if ends.contains(&(sequence + 1)) || sequence + 1 == count {
+            let checkpoint = Checkpoint::new(ORIGIN, tree.root()).expect("well-formed");
+            let signature = sign(&trusted_key(), checkpoint.text().as_bytes());
+            for mut draft in open.drain(..) {
+                draft.set("hsm_signature", quote(&signature));
+                lines.push(draft.join(draft.members.iter()));
+            }
+        }
+    }
+    lines
+}
+
+/// A checkpoint of `root`, signed by `key` in the name of `origin`.
+pub(crate) fn note(root: Root, key: &SigningKey, origin: &str) -> Note {
+    let checkpoint = Checkpoint::new(origin, root).expect("well-formed");
+    let signature: Signature = key.sign(checkpoint.text().as_bytes());
+    let signature = attestd::ledger::key::Signature::from_token(&signature.to_bytes()).expect("in range");
+    Note::new(checkpoint, public(key).id(), &signature)
+}
+
 /// A ledger of a genesis and one entry that was edited.
 fn second(edit: impl Fn(&mut Draft)) -> Vec<Vec<u8>> {
     ledger(2, |sequence, draft| {
@@ -294,6 +343,18 @@ pub(crate) fn all() -> Vec<Vector> {
     };
     accept("plain", "a genesis and a client's entry", second(|_| {}));
     accept("everything", "daemon's entries, scores, dependencies, nested payloads", sound());
+    accept(
+        "commits",
+        "mode commit: commits of one, three and two entries",
+        commits(6, 0, &[1, 4], |_, _| {}),
+    );
+    accept("mode-changed", "from mode each to mode commit", {
+        commits(4, 2, &[], |sequence, draft| {
+            if sequence == 1 {
+                make_daemons(draft, "CHANGE", "signature.mode", r#"{"from":"each","to":"commit"}"#);
+            }
+        })
+    });
     accept(
         "integer-at-the-edge",
         "2^53-1 and its negative",
@@ -741,8 +802,11 @@ fn reject_signatures(reject: Reject<'_>) {
     reject("signature-of-purpose", "one over a bench text", SignatureInvalid, plain, {
         signed(|key, _| sign(key, b"attestd-bench-v1\nvectors.example/ledger\n0"))
     });
-    reject("algorithm", "another label", SignatureAlgorithm, plain, {
+    reject("algorithm", "another label", SignatureMode, plain, {
         member("signature_algorithm", r#""TLOG-ECDSA-P256-SHA256""#)
+    });
+    reject("algorithm-unknown", "an unknown label", SignatureAlgorithm, plain, {
+        member("signature_algorithm", r#""ED25519""#)
     });
     reject("key-other", "another key under its own id", UnknownKey, plain, {
         second(|d| {
@@ -863,7 +927,11 @@ fn reject_chains(reject: RejectAt<'_>) {
     reject(Some(0), "genesis-attributes", "an attribute in quotes", Genesis, alone, {
         spoiled("\"local\":true", "\"local\":\"true\"")
     });
-    reject(Some(0), "genesis-mode", "a mode unknown here", Genesis, alone, spoiled("\"each\"", "\"commit\""));
+    reject(Some(0), "genesis-mode", "an unknown mode", Genesis, alone, spoiled("\"each\"", "\"both\""));
+    reject(Some(0), "genesis-mode-other", "a mode in which it is not signed", SignatureMode, alone, {
+        spoiled("\"each\"", "\"commit\"")
+    });
+    reject_commits(reject);
     reject(Some(0), "genesis-rules", "rules unknown here", GovernanceUnavailable, alone, {
         spoiled("\"rules\":null", "\"rules\":{}")
     });
@@ -940,6 +1008,101 @@ fn reject_chains(reject: RejectAt<'_>) {
     );
     reject(None, "first-line-no-entry", "nothing in the first line is an entry", JsonSyntax, alone, {
         vec![b"entries".to_vec(), ledger(1, |_, _| {}).remove(0)]
+    });
+}
+
+fn reject_commits(reject: RejectAt<'_>) {
+    use Code::*;
+    let sound = || commits(6, 0, &[1, 4], |_, _| {});
+    let signature = |line: &[u8]| {
+        let text = String::from_utf8(line.to_vec()).expect("UTF-8");
+        let (_, rest) = text.split_once("\"hsm_signature\":\"").expect("a member");
+        rest.split('"').next().expect("a value").to_owned()
+    };
+    let lifted = |to: &[usize], from: usize| {
+        let mut lines = sound();
+        let with = signature(&lines[from]);
+        for at in to {
+            let own = signature(&lines[*at]);
+            lines = changed(lines, *at, &own, &with);
+        }
+        lines
+    };
+    reject(
+        Some(1),
+        "commit-not-the-smallest",
+        "the signature of a later checkpoint",
+        SignatureInvalid,
+        "commits",
+        lifted(&[1], 4),
+    );
+    reject(
+        Some(0),
+        "commit-earlier",
+        "the signature of an earlier checkpoint",
+        SignatureInvalid,
+        "commits",
+        lifted(&[1, 2, 3], 0),
+    );
+    reject(Some(4), "commit-cut", "an unfinished commit", SignatureInvalid, "commits", sound()[..5].to_vec());
+    reject(Some(1), "commit-flipped", "one bit of r", SignatureInvalid, "commits", {
+        let own = signature(&sound()[1]);
+        let other = own.chars().enumerate().map(|(at, c)| match (at, c) {
+            (20, '0') => '1',
+            (20, _) => '0',
+            (_, c) => c,
+        });
+        let other: String = other.collect();
+        (1..4).fold(sound(), |lines, at| changed(lines, at, &own, &other))
+    });
+    reject(Some(2), "commit-empty", "no signature", SignatureEncoding, "commits", {
+        let own = signature(&sound()[2]);
+        changed(sound(), 2, &own, "")
+    });
+    let mode = |at: u64, payload: &'static str, from: u64| {
+        commits(4, from, &[], move |sequence, draft| {
+            if sequence == at {
+                make_daemons(draft, "CHANGE", "signature.mode", payload);
+            }
+        })
+    };
+    reject(
+        Some(2),
+        "mode-unsaid",
+        "a change of mode that no entry announces",
+        SignatureMode,
+        "mode-changed",
+        commits(4, 2, &[], |_, _| {}),
+    );
+    reject(
+        Some(2),
+        "mode-not-followed",
+        "an announced mode that is not used",
+        SignatureMode,
+        "mode-changed",
+        mode(1, r#"{"from":"each","to":"commit"}"#, 9),
+    );
+    reject(
+        Some(2),
+        "mode-early",
+        "the new mode in the announcement itself",
+        SignatureMode,
+        "mode-changed",
+        mode(2, r#"{"from":"each","to":"commit"}"#, 2),
+    );
+    reject(Some(1), "mode-same", "from a mode to itself", SignatureMode, "mode-changed", {
+        mode(1, r#"{"from":"each","to":"each"}"#, 9)
+    });
+    reject(Some(1), "mode-unknown", "to an unknown mode", SignatureMode, "mode-changed", {
+        mode(1, r#"{"from":"each","to":"both"}"#, 2)
+    });
+    reject(Some(1), "mode-by-client", "a client's change of mode", ReservedByClient, "mode-changed", {
+        commits(4, 2, &[], |sequence, draft| {
+            if sequence == 1 {
+                draft.set("action_type", r#""signature.mode""#);
+                draft.payload(r#"{"from":"each","to":"commit"}"#);
+            }
+        })
     });
 }
 
