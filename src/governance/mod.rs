@@ -1,13 +1,29 @@
-//! Admission: what of a client's claims becomes part of an entry, and with which computed truth.
+//! Governance: what of a client's claims becomes part of an entry, and with which computed truth.
 //!
-//! Pure: no I/O, no clock, no randomness. It judges by the documented default rules: scores are
-//! weighed equally against a floor of 7, and an event that asks for proofs or approvals is refused,
-//! because nothing here could tell whether they are met.
+//! Pure: no I/O, no clock, no randomness, so that the daemon that decides and the auditor who decides
+//! again run the same code. In reading order: [`rules`] (who may do what, and what it needs),
+//! [`caller`] (which caller a process is), [`key`] (whose signatures count), [`proof`] and
+//! [`invariant`] (the judgement of one event), [`approval`] and [`proposal`] (how people agree to
+//! one), and [`governor`], which holds all of it over time.
 //!
-//! [`Admitted`] can only be made here; what the sequencer takes has passed.
+//! Here stands admission. [`Admitted`] can only be made here; what the sequencer takes has passed.
+
+pub mod approval;
+pub mod caller;
+pub mod governor;
+pub mod invariant;
+pub mod key;
+pub mod proof;
+pub mod proposal;
+pub mod rules;
+mod value;
+mod wire;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+
+use governor::{Refused, Sealing, Standing};
+use invariant::Judged;
 
 use crate::ledger::canonical;
 use crate::ledger::code::Code;
@@ -19,7 +35,7 @@ use crate::ledger::entry::{
 use crate::ledger::hash::Digest;
 use crate::ledger::json::{self, Place};
 use crate::ledger::key::KeyId;
-use crate::ledger::score::{Scale, Score};
+use crate::ledger::score::Scale;
 use crate::ledger::timestamp::Timestamp;
 
 /// Why a well-formed request is not taken.
@@ -28,10 +44,39 @@ use crate::ledger::timestamp::Timestamp;
 pub struct Refusal {
     /// The stable code.
     pub code: Code,
-    /// RFC 6901 pointer into the request, empty for the whole of it.
-    pub pointer: &'static str,
+    /// RFC 6901 pointer into the request or entry, empty for the whole of it.
+    pub pointer: String,
     /// What would have to change.
     pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal of the whole, for the reason that `code` gives.
+    #[must_use]
+    pub fn new(code: Code) -> Self {
+        Refusal { code, pointer: String::new(), detail: code.title().into() }
+    }
+
+    /// The same refusal, at the place that `pointer` names.
+    #[must_use]
+    pub fn at(mut self, pointer: impl Into<String>) -> Self {
+        self.pointer = pointer.into();
+        self
+    }
+
+    /// The same refusal, of something that stands at `pointer`.
+    #[must_use]
+    pub fn below(mut self, pointer: &str) -> Self {
+        self.pointer.insert_str(0, pointer);
+        self
+    }
+
+    /// The same refusal with an explanation.
+    #[must_use]
+    pub fn because(mut self, detail: &str) -> Self {
+        detail.clone_into(&mut self.detail);
+        self
+    }
 }
 
 /// What the daemon says of itself in every entry.
@@ -47,12 +92,12 @@ pub struct Host {
     pub replicas: Vec<String>,
 }
 
-/// The rules in force and the daemon's own part of every entry.
+/// The daemon's own part of every entry, and the limit of its size.
 #[derive(Debug)]
 pub struct Policy {
-    scale: Scale,
-    /// Canonical members, without braces, of the daemon's part of `environment`.
-    environment: String,
+    /// Canonical members, without braces, of the daemon's part of `environment`: what stands before
+    /// and what after the name of the rules in force.
+    environment: [String; 2],
     replicas: Arc<str>,
     max_entry_bytes: usize,
     empty_entry_bytes: usize,
@@ -71,20 +116,19 @@ impl Policy {
     /// The default rules for a daemon on `host`; entries over `max_entry_bytes` are refused.
     #[must_use]
     pub fn new(host: &Host, max_entry_bytes: usize) -> Self {
-        let mut environment = Vec::new();
-        for (name, value) in [
-            ("attestd.boot_id", host.boot_id.as_str()),
-            ("attestd.host", &host.host),
-            ("attestd.rules", "default"),
-            ("attestd.version", &host.version),
-        ] {
-            if !environment.is_empty() {
-                environment.push(b',');
-            }
-            json::write_string(name, &mut environment);
-            environment.push(b':');
-            json::write_string(value, &mut environment);
-        }
+        let text = |value: &str| {
+            let mut out = Vec::new();
+            json::write_string(value, &mut out);
+            json::into_string(out)
+        };
+        let environment = [
+            format!(
+                r#""attestd.boot_id":{},"attestd.host":{},"attestd.rules":""#,
+                text(&host.boot_id),
+                text(&host.host)
+            ),
+            format!(r#"","attestd.version":{}"#, text(&host.version)),
+        ];
         let mut replicas = vec![b'['];
         for (index, url) in host.replicas.iter().enumerate() {
             if index > 0 {
@@ -94,8 +138,7 @@ impl Policy {
         }
         replicas.push(b']');
         let mut policy = Policy {
-            scale: Scale::default(),
-            environment: json::into_string(environment),
+            environment,
             replicas: json::into_string(replicas).into(),
             max_entry_bytes,
             empty_entry_bytes: 0,
@@ -107,7 +150,8 @@ impl Policy {
         policy
     }
 
-    /// Decides on a client's request. `fresh` is the entry id if the client gave none.
+    /// Decides on a client's request without rules: what asks for proofs or approvals is refused.
+    /// `fresh` is the entry id if the client gave none.
     ///
     /// # Errors
     /// A [`Refusal`]; nothing is recorded then.
@@ -127,31 +171,84 @@ impl Policy {
             return Err(refusal(Code::WrongValue, "/actor_id", &detail));
         }
         let content = draft.entry_id.map(|_| draft.content_hash());
-        let actor_context = match json::place_of(&draft.actor_context, "peer") {
-            Place::Free(at) => {
-                json::insert_members(&draft.actor_context, at, &format!("\"peer\":{}", caller.peer))
-            }
-            Place::Taken => {
-                return Err(refusal(Code::ReservedName, "/actor_context/peer", "`peer` is the daemon's"));
+        let judged = ungoverned(&draft);
+        let author = Author {
+            actor_id,
+            actor_context: with_peer(&draft.actor_context, caller.peer)?,
+            origin: Origin { uid: Some(caller.uid), content },
+        };
+        self.fitting(self.complete(draft, fresh, author, judged, "default"))
+    }
+
+    /// Decides on a client's request by the rules in force. `peer_json` is the canonical object of
+    /// `peer` without a caller, `fresh` the entry id if the client gave none, and `now` about the
+    /// time that the entry will have.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn admit_under(
+        &self,
+        standing: &Standing,
+        draft: Draft,
+        peer: &caller::Peer,
+        peer_json: &str,
+        fresh: EntryId,
+        now: Timestamp,
+    ) -> Result<Admitted, Refused> {
+        let ruling = standing.append(&draft, peer, draft.entry_id.unwrap_or(fresh), now)?;
+        let peer_json = caller::named(peer_json, ruling.caller.as_deref());
+        let author = Author {
+            actor_id: ruling.actor_id,
+            actor_context: with_peer(&draft.actor_context, &peer_json)?,
+            origin: Origin { uid: Some(peer.uid), content: draft.entry_id.map(|_| draft.content_hash()) },
+        };
+        let admitted = self.complete(draft, fresh, author, ruling.judged, &standing.rules.label());
+        Ok(self.fitting(admitted.judged_in(standing))?)
+    }
+
+    /// The entry of a proposal that `peer` seals. `payload` is that of an action which the daemon
+    /// performs itself ([`Sealing::payload`] and whatever it adds), else `None`.
+    ///
+    /// # Errors
+    /// [`Code::EntryTooLarge`], which an opening makes sure does not happen.
+    pub fn admit_sealed(
+        &self,
+        standing: &Standing,
+        sealing: Sealing,
+        payload: Option<String>,
+        peer_json: &str,
+        fresh: EntryId,
+    ) -> Result<Admitted, Refusal> {
+        let Sealing { mut draft, judged, caller, .. } = sealing;
+        let author = match (payload, draft.actor_id.take()) {
+            (None, Some(actor_id)) => Author {
+                actor_id,
+                actor_context: with_peer(&draft.actor_context, &caller::named(peer_json, caller.as_deref()))?,
+                origin: Origin { uid: None, content: None },
+            },
+            (payload, _) => {
+                draft.action_payload = payload.unwrap_or(draft.action_payload);
+                draft.actor_type = ActorType::System;
+                Author::daemon()
             }
         };
-        let admitted =
-            self.complete(draft, fresh, actor_id, actor_context, Origin { uid: Some(caller.uid), content });
+        let admitted = self.complete(draft, fresh, author, judged, &standing.rules.label());
+        self.fitting(admitted.judged_in(standing))
+    }
+
+    fn fitting(&self, admitted: Admitted) -> Result<Admitted, Refusal> {
+        // The rules and what is performed have a limit of their own, by which they were proposed.
+        let limit = if admitted.is_own() { canonical::MAX_ENTRY_BYTES } else { self.max_entry_bytes };
         let bytes = self.empty_entry_bytes + variable_bytes(&admitted);
-        if bytes > self.max_entry_bytes {
-            return Err(refusal(
-                Code::EntryTooLarge,
-                "",
-                &format!(
-                    "the entry would take {bytes} bytes in canonical form; the limit is {}",
-                    self.max_entry_bytes
-                ),
-            ));
+        if bytes > limit {
+            let detail =
+                format!("the entry would take {bytes} bytes in canonical form; the limit is {limit}");
+            return Err(refusal(Code::EntryTooLarge, "", &detail));
         }
         Ok(admitted)
     }
 
-    /// An entry of the daemon's own. `payload` is a canonical object.
+    /// An entry of the daemon's own under the default rules. `payload` is a canonical object.
     #[must_use]
     pub fn own(
         &self,
@@ -165,7 +262,14 @@ impl Policy {
             Draft::new(event_type, action_type, payload, ExecutionStatus::Success, ActorType::System);
         draft.event_category = category;
         draft.severity = category.default_severity();
-        self.complete(draft, id, DAEMON_ACTOR.into(), "{}".into(), Origin { uid: None, content: None })
+        self.own_under("default", draft, id)
+    }
+
+    /// An entry of the daemon's own while the rules that entries call `label` are in force.
+    #[must_use]
+    pub fn own_under(&self, label: &str, draft: Draft, id: EntryId) -> Admitted {
+        let judged = ungoverned(&draft);
+        self.complete(draft, id, Author::daemon(), judged, label)
     }
 
     fn refuse_ungovernable(&self, draft: &Draft) -> Result<(), Refusal> {
@@ -188,36 +292,59 @@ impl Policy {
         &self,
         draft: Draft,
         fresh: EntryId,
-        actor_id: String,
-        actor_context: String,
-        origin: Origin,
+        author: Author,
+        judged: Judged,
+        label: &str,
     ) -> Admitted {
+        let [before, after] = &self.environment;
         // No client's name begins `attestd.`, so ours stand together at one place.
         let environment = match json::place_of(&draft.environment, "attestd.") {
-            Place::Free(at) => json::insert_members(&draft.environment, at, &self.environment),
+            Place::Free(at) => {
+                json::insert_members(&draft.environment, at, &format!("{before}{label}{after}"))
+            }
             Place::Taken => draft.environment.clone(),
         };
-        let (composite_score, safety_floor_met) = self.scale.judge(draft.pillars_scores);
         Admitted {
             id: draft.entry_id.unwrap_or(fresh),
             action_hash: Digest::of(draft.action_payload.as_bytes()),
-            actor_id,
-            actor_context,
             environment,
-            composite_score,
-            safety_floor_met,
             replicas: self.replicas.clone(),
+            judged,
+            author,
             draft,
-            origin,
+            generation: None,
         }
     }
 }
 
-fn refusal(code: Code, pointer: &'static str, detail: &str) -> Refusal {
-    Refusal { code, pointer, detail: detail.to_owned() }
+/// What an event comes to that needs nothing.
+fn ungoverned(draft: &Draft) -> Judged {
+    let (composite_score, safety_floor_met) = Scale::default().judge(draft.pillars_scores);
+    Judged {
+        required_proofs: "[]".into(),
+        provided_proofs: "[]".into(),
+        proofs_valid: true,
+        required_approvals: 0,
+        received_approvals: "[]".into(),
+        quorum_met: true,
+        composite_score,
+        safety_floor_met,
+        not_after: None,
+    }
 }
 
-/// By how much the words, `k_state` and `rollback_snapshot_hash` can be longer than in an empty
+fn with_peer(actor_context: &str, peer: &str) -> Result<String, Refusal> {
+    match json::place_of(actor_context, "peer") {
+        Place::Free(at) => Ok(json::insert_members(actor_context, at, &format!("\"peer\":{peer}"))),
+        Place::Taken => Err(refusal(Code::ReservedName, "/actor_context/peer", "`peer` is the daemon's")),
+    }
+}
+
+fn refusal(code: Code, pointer: &str, detail: &str) -> Refusal {
+    Refusal::new(code).at(pointer).because(detail)
+}
+
+/// By how much the words, `k_state`, `required_approvals` and `rollback_snapshot_hash` can be longer than in an empty
 /// entry. Counted always, so that an entry's size never depends on its place or its signature.
 const SMALL_MEMBERS: usize = 128;
 
@@ -242,6 +369,7 @@ fn variable_bytes(admitted: &Admitted) -> usize {
         view.environment.len(),
         view.error_details.len(),
         view.provided_proofs.len(),
+        view.received_approvals.len(),
         view.required_proofs.len(),
         view.result_data.len(),
         view.system_state_snapshot.len(),
@@ -257,19 +385,35 @@ struct Origin {
     content: Option<Digest>,
 }
 
+/// Who an entry is by.
+#[derive(Debug, Clone)]
+struct Author {
+    actor_id: String,
+    actor_context: String,
+    origin: Origin,
+}
+
+impl Author {
+    fn daemon() -> Self {
+        Author {
+            actor_id: DAEMON_ACTOR.into(),
+            actor_context: "{}".into(),
+            origin: Origin { uid: None, content: None },
+        }
+    }
+}
+
 /// An event that may become an entry. Only [`Policy`] makes one.
 #[derive(Debug, Clone)]
 pub struct Admitted {
     draft: Draft,
     id: EntryId,
-    actor_id: String,
-    actor_context: String,
+    author: Author,
     environment: String,
     action_hash: Digest,
-    composite_score: Score,
-    safety_floor_met: bool,
+    judged: Judged,
     replicas: Arc<str>,
-    origin: Origin,
+    generation: Option<u64>,
 }
 
 impl Admitted {
@@ -282,13 +426,31 @@ impl Admitted {
     /// Where the client gave the id: by whom, and the hash of the content that it gave with it.
     #[must_use]
     pub fn idempotency(&self) -> Option<(u32, Digest)> {
-        self.origin.uid.zip(self.origin.content)
+        self.author.origin.uid.zip(self.author.origin.content)
     }
 
     /// Whether the daemon itself is the actor.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        self.origin.uid.is_none()
+        self.author.actor_id == DAEMON_ACTOR
+    }
+
+    fn judged_in(mut self, standing: &Standing) -> Self {
+        self.generation = Some(standing.generation);
+        self
+    }
+
+    /// The [`Standing::generation`] in which it was judged. In another it has to be judged again;
+    /// `None` where it was judged by no rules.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        self.generation
+    }
+
+    /// The last time that the entry may have: later, what it was judged by has expired.
+    #[must_use]
+    pub fn not_after(&self) -> Option<Timestamp> {
+        self.judged.not_after
     }
 
     /// The entries that this one depends on.
@@ -311,10 +473,10 @@ impl Admitted {
             action_hash: self.action_hash,
             action_payload: &draft.action_payload,
             action_type: &draft.action_type,
-            actor_context: &self.actor_context,
-            actor_id: Cow::Borrowed(&self.actor_id),
+            actor_context: &self.author.actor_context,
+            actor_id: Cow::Borrowed(&self.author.actor_id),
             actor_type: draft.actor_type,
-            composite_score: self.composite_score,
+            composite_score: self.judged.composite_score,
             conflicts_detected: &draft.conflicts_detected,
             dependencies: Cow::Borrowed(&draft.dependencies),
             entry_hash: Digest::ZERO,
@@ -328,19 +490,18 @@ impl Admitted {
             k_state: draft.k_state,
             pillars_scores: draft.pillars_scores,
             prev_entry_hash: Digest::ZERO,
-            // Nothing is required, so nothing is missing: `admit` refuses whatever asks for more.
-            proofs_valid: true,
-            provided_proofs: "[]",
-            quorum_met: true,
-            received_approvals: "[]",
+            proofs_valid: self.judged.proofs_valid,
+            provided_proofs: &self.judged.provided_proofs,
+            quorum_met: self.judged.quorum_met,
+            received_approvals: &self.judged.received_approvals,
             replicas: &self.replicas,
-            required_approvals: 0,
-            required_proofs: "[]",
+            required_approvals: self.judged.required_approvals,
+            required_proofs: &self.judged.required_proofs,
             result_data: &draft.result_data,
             rollback_available: draft.rollback_available,
             rollback_executed: draft.rollback_executed,
             rollback_snapshot_hash: draft.rollback_snapshot_hash,
-            safety_floor_met: self.safety_floor_met,
+            safety_floor_met: self.judged.safety_floor_met,
             // The largest of each, so that the size is judged without knowing the place.
             sequence_number: Sequence(i64::MAX as u64),
             severity: draft.severity,
@@ -395,7 +556,7 @@ mod tests {
         let longest = 256 - "uid:1000/".len();
         assert_eq!(admit(longest).expect("fits").view().actor_id.len(), 256);
         let refusal = admit(longest + 1).expect_err("too long");
-        assert_eq!((refusal.code, refusal.pointer), (Code::WrongValue, "/actor_id"));
+        assert_eq!((refusal.code, refusal.pointer.as_str()), (Code::WrongValue, "/actor_id"));
     }
 
     #[test]
@@ -417,7 +578,7 @@ mod tests {
             (r#","required_approvals":1"#, "/required_approvals"),
         ] {
             let refusal = policy(65_536).admit(draft(extra), CALLER, FRESH).expect_err(extra);
-            assert_eq!((refusal.code, refusal.pointer), (Code::GovernanceUnavailable, pointer));
+            assert_eq!((refusal.code, refusal.pointer.as_str()), (Code::GovernanceUnavailable, pointer));
         }
     }
 

@@ -76,6 +76,36 @@ codes! {
     EntryIdConflict = "entry-id-conflict", 409, "the entry id was used with other content";
     EntryIdTaken = "entry-id-taken", 409, "the entry id was used by another caller";
 
+    // Governance: refused by the daemon, a fault in a ledger.
+    Rules = "rules", 422, "the rules are malformed or contradict themselves";
+    RulesSharedKey = "rules-shared-key", 422, "two names in the rules have one key";
+    RulesUnmeetable = "rules-unmeetable", 422, "the rules demand what nobody they name could meet";
+    ActorNotAllowed = "actor-not-allowed", 403, "the rules do not let this caller act as that";
+    AttributionInvariant = "invariant-1-attribution", 422, "the attribution was not verified at the last boot";
+    SafetyFloorInvariant = "invariant-2-safety-floor", 422, "claims SUCCESS under the safety floor";
+    RollbackInvariant = "invariant-3-rollback", 422, "a rollback that could not be, or is not, what it claims";
+    PillarsInvariant = "invariant-4-pillars", 422, "claims SUCCESS without the pillar scores it needs";
+    K1StateInvariant = "invariant-5-k1-state", 422, "not in state K1, or with conflicts";
+    QuorumInvariant = "invariant-6-quorum", 422, "needs approvals that it does not have";
+    ChainInvariant = "invariant-7-chain", 422, "claims SUCCESS without the chain it needs";
+    ProofFailed = "proof-failed", 422, "claims SUCCESS without a valid proof that is required";
+    ProposalMalformed = "proposal-malformed", 422, "not a proposal that could be opened";
+    ProposalNotNeeded = "proposal-not-needed", 422, "nothing has to be approved: append it";
+    ProposalUnknown = "proposal-unknown", 404, "there is no such proposal";
+    ProposalClosed = "proposal-closed", 409, "the proposal was sealed, rejected, withdrawn or has expired";
+    ProposalExpired = "proposal-expired", 409, "the proposal's time is over";
+    ProposalExpiry = "proposal-expiry", 422, "expires outside the time that the rules give, or is said to have expired too early";
+    ProposalDraft = "proposal-draft", 422, "what is sealed is not what was proposed";
+    ApprovalMalformed = "approval-malformed", 422, "not an approval in the form that is signed";
+    ApprovalOtherAction = "approval-other-action", 422, "the approval is for another action";
+    ApprovalOtherLedger = "approval-other-ledger", 422, "the approval is for another ledger";
+    ApprovalOtherProposal = "approval-other-proposal", 422, "the approval is for another proposal";
+    ApprovalRole = "approval-role", 422, "the approval is in a role that the approver does not have";
+    ApprovalSignature = "approval-signature", 422, "the approval's signature does not verify";
+    ApproverUnknown = "approver-unknown", 422, "the rules name no such approver, or another key for it";
+    ApproverTwice = "approver-twice", 409, "the approver has decided already";
+    ApprovalOwn = "approval-own", 403, "the approver proposed or seals the change itself";
+
     // The transport and the daemon's state.
     MalformedHttp = "malformed-http", 400, "not an HTTP/1.1 request";
     HeaderTooLarge = "header-too-large", 431, "the request head is too large";
@@ -124,7 +154,14 @@ codes! {
     CompositeScore = "composite-score", 0, "composite_score is not the weighted mean of the pillars";
     SafetyFloor = "safety-floor", 0, "safety_floor_met is not what the pillars say";
     ProofsValid = "proofs-valid", 0, "proofs_valid is not what the proofs say";
+    ProvidedProofs = "provided-proofs", 0, "provided_proofs is not what the evidence says";
+    RequiredProofs = "required-proofs", 0, "required_proofs lacks what the rules demand";
+    RequiredApprovals = "required-approvals", 0, "required_approvals is lower than the rules demand";
+    ReceivedApprovals = "received-approvals", 0, "received_approvals is not what the ledger holds";
     Quorum = "quorum", 0, "quorum_met is not what the approvals say";
+    RulesInForce = "rules-in-force", 0, "an entry or statement names other rules than those in force";
+    CallerRule = "caller-rule", 0, "peer names another caller than the rules do";
+    ViolationReason = "violation-reason", 0, "a VIOLATION entry's reason is not what the attempt breaks";
     Manifest = "manifest", 0, "the manifest is malformed or disagrees with the entries";
     BundleFile = "bundle-file", 0, "a file of the bundle is missing, strange, or not what the manifest says";
     Empty = "empty", 0, "there is not a single entry";

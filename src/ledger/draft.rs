@@ -22,6 +22,10 @@ use super::score::Pillars;
 pub const NEEDED: [&str; 5] =
     ["event_type", "action_type", "action_payload", "execution_status", "actor_type"];
 
+/// The daemon's own actions that a client may propose. Nobody appends them: the daemon performs
+/// them when the proposal is sealed.
+pub const PROPOSABLE: [&str; 4] = ["key.revoke", "key.rotate", "rules.set", "signature.mode"];
+
 /// A request that was understood. Members that it left out have their defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the members are documented in docs/format.md, once")]
@@ -63,8 +67,31 @@ impl Draft {
     /// # Errors
     /// The first [`Fault`] in reading order; a missing member only when the rest is sound.
     pub fn parse(text: &[u8]) -> Result<Self, Fault> {
-        let mut parser = Parser { reader: Reader::new(text)?, given: 0, value: Vec::new(), at: 0 };
-        parser.request()
+        Parser::new(text, Reading::Append)?.request()
+    }
+
+    /// Reads what a client proposes: as [`Draft::parse`], but [`PROPOSABLE`] actions are taken.
+    ///
+    /// # Errors
+    /// As [`Draft::parse`].
+    pub fn parse_proposal(text: &[u8]) -> Result<Self, Fault> {
+        Parser::new(text, Reading::Propose)?.request()
+    }
+
+    /// Reads back what [`Draft::to_canonical`] wrote, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Draft::parse`]; [`Code::NotCanonical`] for another spelling.
+    pub fn from_canonical(text: &str) -> Result<Self, Fault> {
+        let draft = Parser::new(text.as_bytes(), Reading::Stored)?.request()?;
+        if draft.to_canonical() == text { Ok(draft) } else { Err(Fault::new(Code::NotCanonical, 0)) }
+    }
+
+    /// The canonical object of every member that a client may give, defaults filled in; `entry_id`
+    /// and `actor_id` only where they are given.
+    #[must_use]
+    pub fn to_canonical(&self) -> String {
+        json::into_string(self.write(true))
     }
 
     /// A draft with the five needed members and defaults for the rest.
@@ -108,6 +135,12 @@ impl Draft {
     /// canonical object of every member that a client may give, defaults filled in, without the id.
     #[must_use]
     pub fn content_hash(&self) -> Digest {
+        Digest::of(&self.write(false))
+    }
+
+    /// With `ids` the given ids are written and those that were not given left out; without,
+    /// `entry_id` never stands and `actor_id` always does.
+    fn write(&self, ids: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(1_024);
         let mut lead: &[u8] = b"{\"";
         let mut member = |name: &str, write: &dyn Fn(&mut Vec<u8>)| {
@@ -121,13 +154,17 @@ impl Draft {
         member("action_payload", &|out| text(&self.action_payload, out));
         member("action_type", &|out| json::write_string(&self.action_type, out));
         member("actor_context", &|out| text(&self.actor_context, out));
-        member("actor_id", &|out| match &self.actor_id {
-            Some(id) => json::write_string(id, out),
-            None => text("null", out),
-        });
+        match &self.actor_id {
+            Some(id) => member("actor_id", &|out| json::write_string(id, out)),
+            None if ids => {}
+            None => member("actor_id", &|out| text("null", out)),
+        }
         member("actor_type", &|out| json::write_string(self.actor_type.as_str(), out));
         member("conflicts_detected", &|out| text(&self.conflicts_detected, out));
         member("dependencies", &|out| write_ids(&self.dependencies, out));
+        if let Some(id) = self.entry_id.filter(|_| ids) {
+            member("entry_id", &|out| json::write_string(&id.to_string(), out));
+        }
         member("environment", &|out| text(&self.environment, out));
         member("error_details", &|out| text(&self.error_details, out));
         member("event_category", &|out| json::write_string(self.event_category.as_str(), out));
@@ -151,11 +188,21 @@ impl Draft {
         member("severity", &|out| text(&self.severity.to_string(), out));
         member("system_state_snapshot", &|out| text(&self.system_state_snapshot, out));
         out.push(b'}');
-        Digest::of(&out)
+        out
     }
 }
 
+/// Who may have written what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Append,
+    Propose,
+    /// The ledger: its actor ids are those that entries have.
+    Stored,
+}
+
 struct Parser<'a> {
+    reading: Reading,
     reader: Reader<'a>,
     /// One bit for each of `MEMBERS` that was given.
     given: u64,
@@ -164,7 +211,11 @@ struct Parser<'a> {
     at: usize,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    fn new(text: &'a [u8], reading: Reading) -> Result<Self, Fault> {
+        Ok(Parser { reading, reader: Reader::new(text)?, given: 0, value: Vec::new(), at: 0 })
+    }
+
     fn request(&mut self) -> Result<Draft, Fault> {
         let mut draft =
             Draft::new(EventType::Action, "", String::new(), ExecutionStatus::Success, ActorType::System);
@@ -322,7 +373,11 @@ impl Parser<'_> {
         if !is_action_type(&text) {
             return Err(self.fault(Code::WrongValue).because("must be 1 to 128 of A-Z a-z 0-9 _ . : / -"));
         }
-        if is_reserved_action_type(&text) { Err(self.fault(Code::ReservedActionType)) } else { Ok(text) }
+        let proposable = self.reading != Reading::Append && PROPOSABLE.contains(&text.as_str());
+        if is_reserved_action_type(&text) && !proposable {
+            return Err(self.fault(Code::ReservedActionType));
+        }
+        Ok(text)
     }
 
     fn actor_id(&mut self) -> Result<String, Fault> {
@@ -332,7 +387,7 @@ impl Parser<'_> {
                 .fault(Code::WrongValue)
                 .because("must be 1 to 256 bytes without control or bidirectional characters"));
         }
-        let reserved = text == DAEMON_ACTOR || text.starts_with("uid:");
+        let reserved = text == DAEMON_ACTOR || (text.starts_with("uid:") && self.reading != Reading::Stored);
         if reserved { Err(self.fault(Code::ReservedActorId)) } else { Ok(text) }
     }
 
@@ -461,6 +516,37 @@ mod tests {
             let draft = with(&format!(r#""severity":1,"event_category":"{category}""#)).expect("valid");
             assert_eq!(draft.severity, 1);
         }
+    }
+
+    #[test]
+    fn a_draft_reads_back_from_its_canonical_form() {
+        let full = with(
+            r#""entry_id":"6f1c2a7e-3b4d-4c5e-8f90-112233445566","actor_id":"a","k_state":2,"required_proofs":["b","a"],"pillars_scores":{"an_toan":1,"duong_dai":2,"han_che_rui_ro":3,"tin_vao_so_lieu":4.5}"#,
+        );
+        for draft in [full.expect("valid"), Draft::parse(MINIMAL.as_bytes()).expect("valid")] {
+            let text = draft.to_canonical();
+            assert_eq!(json::canonicalize(text.as_bytes()).as_deref(), Ok(text.as_str()));
+            assert_eq!(Draft::from_canonical(&text), Ok(draft));
+            let shorter = text.replacen(r#""conflicts_detected":[],"#, "", 1);
+            assert_eq!(Draft::from_canonical(&shorter).expect_err("not whole").code, Code::NotCanonical);
+        }
+    }
+
+    #[test]
+    fn four_of_the_daemons_actions_can_be_proposed() {
+        let request = |action| MINIMAL.replace("a.b", action);
+        for action in PROPOSABLE {
+            assert_eq!(
+                Draft::parse(request(action).as_bytes()).expect_err(action).code,
+                Code::ReservedActionType
+            );
+            assert!(Draft::parse_proposal(request(action).as_bytes()).is_ok(), "{action}");
+        }
+        for action in ["key.activate", "rules.get", "proposal.open", "system_x"] {
+            assert!(Draft::parse_proposal(request(action).as_bytes()).is_err(), "{action}");
+        }
+        let uid = with(r#""actor_id":"uid:1""#).expect_err("reserved");
+        assert_eq!(uid.code, Code::ReservedActorId);
     }
 
     #[test]

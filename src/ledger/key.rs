@@ -169,15 +169,20 @@ impl Signature {
     /// # Errors
     /// [`Code::SignatureEncoding`] or [`Code::SignatureHighS`].
     pub fn from_der(der: &[u8]) -> Result<Self, Code> {
-        let signature = ecdsa::Signature::from_der(der).map_err(|_| Code::SignatureEncoding)?;
-        // One value, one encoding: what does not come back the same was not minimal.
-        if signature.to_der().as_bytes() != der {
-            return Err(Code::SignatureEncoding);
-        }
+        let signature = minimal_der(der)?;
         if signature.normalize_s() != signature {
             return Err(Code::SignatureHighS);
         }
         Ok(Signature(signature.to_bytes().into()))
+    }
+
+    /// Reads minimal DER with S in either half, as `openssl` and cards make it, and brings S into
+    /// the low half. Only for signatures that are not the ledger's own.
+    ///
+    /// # Errors
+    /// [`Code::SignatureEncoding`].
+    pub fn from_foreign_der(der: &[u8]) -> Result<Self, Code> {
+        Ok(Signature(minimal_der(der)?.normalize_s().to_bytes().into()))
     }
 
     /// r‖s.
@@ -207,6 +212,12 @@ impl Signature {
     pub fn write_hex_der(&self, out: &mut Vec<u8>) {
         write_hex(&self.to_der(), out);
     }
+}
+
+fn minimal_der(der: &[u8]) -> Result<ecdsa::Signature, Code> {
+    let signature = ecdsa::Signature::from_der(der).map_err(|_| Code::SignatureEncoding)?;
+    // One value, one encoding: what does not come back the same was not minimal.
+    if signature.to_der().as_bytes() == der { Ok(signature) } else { Err(Code::SignatureEncoding) }
 }
 
 impl fmt::Debug for Signature {
@@ -334,6 +345,8 @@ mod tests {
         let hex = |bytes: &[u8]| super::super::hash::encode_hex(bytes).into_bytes();
         assert_eq!(Signature::from_hex_der(&hex(high.to_der().as_bytes())), Err(Code::SignatureHighS));
         assert_eq!(Signature::from_stored(&high.to_bytes()), None);
+        let foreign = Signature::from_foreign_der(high.to_der().as_bytes()).expect("either S");
+        assert_eq!(foreign.to_der(), low.to_der().as_bytes());
         let good = low.to_der();
         let mut trailing = good.as_bytes().to_vec();
         trailing.push(0);
