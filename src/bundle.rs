@@ -24,6 +24,7 @@ use crate::audit::{
     Before, Expectations, Fault, Interruption, Notes, Verdict, check_entry, check_known, check_newest,
     origin_of, read_note, rebuild,
 };
+use crate::governance::governor::Governor;
 use crate::ledger::canonical::MAX_ENTRY_BYTES;
 use crate::ledger::checkpoint::{MAX_NOTE_BYTES, Note};
 use crate::ledger::code::Code;
@@ -485,6 +486,7 @@ impl Proofs {
         let range = manifest.first..manifest.first.saturating_add(manifest.count);
         let mut next = 0;
         let mut genesis = None;
+        let mut governor = Governor::new();
         for Context { entry, index, path } in &self.context {
             if *index < next || range.contains(index) {
                 return Err(wrong(format!("entry {index} is out of order, or not outside the range")));
@@ -501,6 +503,13 @@ impl Proofs {
                 read_note(note, None, &expectations.keys).map_err(|fault| fault.within(CHECKPOINT))?;
             verify_inclusion(entry.entry_hash, *index, path, &note.checkpoint().root())
                 .map_err(|fault| wrong(format!("that entry {index} is under the checkpoint: {fault}")))?;
+            if *index < manifest.first {
+                governor.follow(&entry).map_err(|refusal| {
+                    let mut fault = Fault::from(refusal).within(PROOFS);
+                    fault.sequence_number = Some(*index);
+                    fault
+                })?;
+            }
             if *index == 0 {
                 let origin = origin_of(&entry).unwrap_or_default();
                 for expected in
@@ -523,7 +532,7 @@ impl Proofs {
                 wrong(format!("`left` has {} hashes for a tree of {}", self.left.len(), manifest.first))
             })?;
         match genesis {
-            Some(origin) => Ok(Some(Before { origin, tree })),
+            Some(origin) => Ok(Some(Before { origin, tree, governor })),
             None if manifest.first == 0 => Ok(None),
             None => Err(wrong("the genesis is missing in `context`".into())),
         }

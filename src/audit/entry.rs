@@ -1,17 +1,15 @@
-//! What can be said of one entry by itself: its bytes, hashes, signature, and what the daemon must
-//! have computed or set in it. It needs no other entry, so entries are checked in parallel.
+//! What can be said of one entry by itself: its bytes, hashes and signature, and what the daemon
+//! must have set in it. It needs no other entry, so entries are checked in parallel. What the rules
+//! say of it is [`crate::governance::governor`]'s.
 
 use super::verdict::Fault;
+use crate::governance::governor::client_of;
 use crate::ledger::canonical;
 use crate::ledger::code::Code;
-use crate::ledger::entry::{
-    DAEMON_ACTOR, EntryView, EventType, Sequence, SignatureAlgorithm, is_reserved_action_type,
-};
+use crate::ledger::entry::{EntryView, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::json;
 use crate::ledger::key::{KeyId, PublicKey, Signature, is_origin};
-use crate::ledger::score::Scale;
-use crate::ledger::timestamp::Timestamp;
 
 /// The `action_type` of entry 0.
 pub const GENESIS: &str = "ledger.genesis";
@@ -19,14 +17,7 @@ pub const GENESIS: &str = "ledger.genesis";
 /// The members of `environment` that every entry has.
 const ENVIRONMENT: [&str; 4] = ["attestd.boot_id", "attestd.host", "attestd.rules", "attestd.version"];
 
-/// The only `attestd.rules` that this version can judge by.
-const DEFAULT_RULES: &str = "\"default\"";
-
-/// Reserved action types whose entries change what is demanded or who is trusted. This version
-/// cannot follow them, so it refuses them rather than go on under the old rules or key.
-const UNJUDGED: [&str; 5] = ["key.", "rules.", "signature.", "proposal.", "approval."];
-
-/// The one of them that it can follow: the way of signing changes.
+/// The `action_type` of the entry with which the way of signing changes.
 const MODE_CHANGE: &str = "signature.mode";
 
 /// The keys that are trusted from outside the ledger.
@@ -54,7 +45,7 @@ impl TrustedKeys {
 }
 
 /// Decodes one line (without its line feed) and checks everything that needs no other entry:
-/// canonical form, hashes, signature, scores, governance and who may write what. An entry 0 must
+/// canonical form, hashes, signature, and that no client has what is the daemon's. An entry 0 must
 /// be a genesis that names the first of `keys`, and no other entry may be a genesis.
 ///
 /// Of an entry that a checkpoint signs ([`SignatureAlgorithm::TreeP256`]) the signature is only
@@ -65,10 +56,13 @@ impl TrustedKeys {
 pub fn check_entry<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<EntryView<'a>, Fault> {
     let entry = check_unsigned(line, keys)?;
     shared_signature(&entry)?;
+    if !entry.is_daemons() {
+        client_of(&entry)?;
+    }
     Ok(entry)
 }
 
-/// [`check_entry`], but for the signature that an entry shares with others, which is not looked at.
+/// [`check_entry`], but for who may have written it, which the rules in force say, and for the signature that an entry shares with others, which is not looked at.
 pub(super) fn check_unsigned<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<EntryView<'a>, Fault> {
     let decoded = canonical::decode(line)?;
     let entry = decoded.entry;
@@ -81,9 +75,6 @@ pub(super) fn check_unsigned<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<E
         return Err(Fault::new(Code::ActionHash).at("/action_hash"));
     }
     check_signature(&entry, keys)?;
-    check_scores(&entry)?;
-    check_governance(&entry)?;
-    check_author(&entry)?;
     check_environment(&entry)?;
     if entry.is_daemons() && entry.action_type == MODE_CHANGE {
         mode_after(&entry)?;
@@ -162,147 +153,10 @@ fn algorithm_of(mode: &str) -> Option<SignatureAlgorithm> {
     }
 }
 
-fn check_scores(entry: &EntryView<'_>) -> Result<(), Fault> {
-    let (composite, met) = Scale::default().judge(entry.pillars_scores);
-    if composite != entry.composite_score {
-        return Err(Fault::new(Code::CompositeScore)
-            .at("/composite_score")
-            .because(format!("the pillars make {composite}")));
-    }
-    if met != entry.safety_floor_met {
-        return Err(Fault::new(Code::SafetyFloor).at("/safety_floor_met"));
-    }
-    Ok(())
-}
-
-/// Nothing that needs a judgement of proofs or approvals is accepted, and where nothing is
-/// demanded the entry must say so.
-fn check_governance(entry: &EntryView<'_>) -> Result<(), Fault> {
-    let unjudged = |pointer| {
-        Err(Fault::new(Code::GovernanceUnavailable)
-            .at(pointer)
-            .because("this program cannot judge proofs, approvals and rules"))
-    };
-    let arrays = [
-        (entry.required_proofs, "/required_proofs"),
-        (entry.provided_proofs, "/provided_proofs"),
-        (entry.received_approvals, "/received_approvals"),
-    ];
-    if let Some((_, pointer)) = arrays.iter().find(|(array, _)| *array != "[]") {
-        return unjudged(*pointer);
-    }
-    if entry.required_approvals != 0 {
-        return unjudged("/required_approvals");
-    }
-    if !entry.proofs_valid {
-        return Err(Fault::new(Code::ProofsValid).at("/proofs_valid").because("nothing was required"));
-    }
-    if !entry.quorum_met {
-        return Err(Fault::new(Code::Quorum).at("/quorum_met").because("nothing was required"));
-    }
-    let followed = entry.action_type == MODE_CHANGE;
-    if entry.is_daemons() && !followed && UNJUDGED.iter().any(|prefix| entry.action_type.starts_with(prefix))
-    {
-        return unjudged("/action_type");
-    }
-    Ok(())
-}
-
-/// Either the daemon's own entry, or a client's with the kernel's word on it and nothing that is
-/// the daemon's.
-fn check_author(entry: &EntryView<'_>) -> Result<(), Fault> {
-    if entry.is_daemons() {
-        return Ok(());
-    }
-    let Some(peer) = json::member(entry.actor_context, "peer") else {
-        return Err(Fault::new(Code::PeerMissing).at("/actor_context/peer"));
-    };
-    let uid = check_peer(peer)?;
-    if entry.event_type.is_reserved() {
-        return Err(Fault::new(Code::ReservedByClient).at("/event_type"));
-    }
-    if is_reserved_action_type(entry.action_type) {
-        return Err(Fault::new(Code::ReservedByClient).at("/action_type"));
-    }
-    if entry.actor_id == DAEMON_ACTOR {
-        return Err(Fault::new(Code::ReservedByClient).at("/actor_id"));
-    }
-    let own = format!("uid:{uid}");
-    match entry.actor_id.strip_prefix(&own) {
-        Some("") => Ok(()),
-        Some(rest) if rest.starts_with('/') => Ok(()),
-        _ => Err(Fault::new(Code::WrongValue)
-            .at("/actor_id")
-            .because(format!("without rules a caller with uid {uid} is `{own}` or `{own}/…`"))),
-    }
-}
-
-type IsAllowed = fn(&str) -> bool;
-
-/// The members of `peer` in canonical order, and what each may be beside null.
-const PEER: [(&str, IsAllowed); 10] = [
-    ("caller", is_text),
-    ("exe", is_text),
-    ("exe_sha256", |value| quoted(value).is_some_and(|hex| Digest::from_hex(hex.as_bytes()).is_some())),
-    ("gid", is_id),
-    ("groups", |value| value.starts_with('[') && json::elements(value).all(is_id)),
-    ("pid", |value| value.parse::<i32>().is_ok_and(|pid| pid >= 0)),
-    ("start_time", |value| quoted(value).is_some_and(|time| Timestamp::parse(time.as_bytes()).is_some())),
-    ("uid", is_id),
-    ("unit", is_text),
-    ("user", is_text),
-];
-
-/// Checks the shape of `peer` and gives its uid, which alone may not be null.
-fn check_peer(peer: &str) -> Result<u32, Fault> {
-    if !peer.starts_with('{') {
-        return Err(Fault::new(Code::WrongType).at("/actor_context/peer").because("must be an object"));
-    }
-    let mut uid = None;
-    let mut members = json::members(peer);
-    for (name, allowed) in PEER {
-        let value = match members.next() {
-            Some((start, name_end, end)) if &peer[start + 1..name_end - 1] == name => {
-                &peer[name_end + 1..end]
-            }
-            _ => return Err(strange_member(peer)),
-        };
-        if name == "uid" {
-            uid = value.parse().ok();
-        }
-        if !allowed(value) && (value != "null" || name == "uid") {
-            return Err(Fault::new(Code::WrongType).at(format!("/actor_context/peer/{name}")));
-        }
-    }
-    match uid {
-        Some(uid) if members.next().is_none() => Ok(uid),
-        _ => Err(strange_member(peer)),
-    }
-}
-
-/// Why the members of `peer` are not those of [`PEER`].
-fn strange_member(peer: &str) -> Fault {
-    let names: Vec<String> =
-        json::members(peer).map(|(start, end, _)| json::unquote(&peer.as_bytes()[start..end])).collect();
-    let unknown = names.iter().find(|name| !PEER.iter().any(|(known, _)| known == name));
-    let missing = PEER.iter().find(|(known, _)| !names.iter().any(|name| name == known));
-    let (code, name) = match (unknown, missing) {
-        (Some(unknown), _) => (Code::UnknownMember, unknown.as_str()),
-        (None, missing) => (Code::MissingMember, missing.map_or("", |(known, _)| known)),
-    };
-    let escaped = name.replace('~', "~0").replace('/', "~1");
-    Fault::new(code).at(format!("/actor_context/peer/{escaped}"))
-}
-
 fn check_environment(entry: &EntryView<'_>) -> Result<(), Fault> {
     for name in ENVIRONMENT {
-        let Some(value) = json::member(entry.environment, name) else {
+        if json::member(entry.environment, name).is_none() {
             return Err(Fault::new(Code::MissingMember).at(format!("/environment/{name}")));
-        };
-        if name == "attestd.rules" && value != DEFAULT_RULES {
-            return Err(Fault::new(Code::GovernanceUnavailable)
-                .at(format!("/environment/{name}"))
-                .because("this program knows the default rules only"));
         }
     }
     Ok(())
@@ -346,14 +200,8 @@ fn check_genesis(entry: &EntryView<'_>, keys: &TrustedKeys) -> Result<(), Fault>
             return wrong(name, "must be an object or null");
         }
     }
-    match json::member(payload, "rules") {
-        Some("null") => {}
-        Some(_) => {
-            return Err(Fault::new(Code::GovernanceUnavailable)
-                .at("/action_payload/rules")
-                .because("this program knows the default rules only"));
-        }
-        None => return wrong("rules", "must be there"),
+    if json::member(payload, "rules").is_none() {
+        return wrong("rules", "must be there");
     }
     let trusted = keys.first();
     let named = text(payload, "public_key_pem").and_then(|pem| PublicKey::from_pem(&pem).ok());
@@ -375,12 +223,4 @@ fn text(object: &str, name: &str) -> Option<String> {
 /// What stands between the quotes of a canonical string.
 fn quoted(value: &str) -> Option<&str> {
     value.strip_prefix('"')?.strip_suffix('"')
-}
-
-fn is_text(value: &str) -> bool {
-    value.starts_with('"')
-}
-
-fn is_id(value: &str) -> bool {
-    value.parse::<u32>().is_ok()
 }

@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use memchr::memmem;
+
 pub(crate) use entry::origin_of;
 pub use entry::{GENESIS, TrustedKeys, check_entry};
 pub(crate) use growth::Grown;
@@ -26,6 +28,8 @@ pub(crate) use notes::{Notes, check_known, check_newest, read_note};
 pub use receipt::{ReceiptVerdict, verify_receipt};
 pub use verdict::{CheckpointSeen, Fault, Verdict};
 
+use crate::governance::Refusal;
+use crate::governance::governor::{Governor, Standing};
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::Note;
@@ -87,6 +91,8 @@ pub struct Before {
     pub origin: String,
     /// The tree over its entries.
     pub tree: Frontier,
+    /// By what its entries let the next one be judged.
+    pub governor: Governor,
 }
 
 /// Why a source of lines stops: it cannot be read, or what it holds is wrong.
@@ -188,6 +194,38 @@ struct Batch {
     before: Option<Vec<u8>>,
     lines: Vec<Vec<u8>>,
     bytes: usize,
+    /// By what the lines are judged that change nothing; `None` where that is not known.
+    standing: Option<Standing>,
+    /// What became of those that could change something, by their place among the lines.
+    followed: Vec<(usize, Option<Refusal>)>,
+}
+
+impl Batch {
+    fn new(start: u64, before: Option<Vec<u8>>, standing: Option<Standing>) -> Self {
+        let lines = Vec::with_capacity(BATCH_ENTRIES);
+        Batch { start, before, lines, bytes: 0, standing, followed: Vec::new() }
+    }
+
+    /// What governance says of the entry that stands at the place `index`.
+    fn judge(&mut self, index: usize, entry: &EntryView<'_>) -> Result<(), Refusal> {
+        let Some(standing) = &self.standing else { return Ok(()) };
+        if !Governor::concerns(entry) {
+            return standing.check(entry);
+        }
+        match self.followed.iter_mut().find(|(at, _)| *at == index) {
+            Some((_, refusal)) => refusal.take().map_or(Ok(()), Err),
+            // It is not the daemon's, and what it holds as approvals is not even a list of objects.
+            None => Err(Refusal::new(Code::ApprovalMalformed).at("/received_approvals")),
+        }
+    }
+}
+
+/// Whether the line may hold an entry for which [`Governor::concerns`] holds. Some for which it does
+/// not look so too, because of what stands deep inside them; that only costs time.
+fn may_concern(line: &[u8]) -> bool {
+    // Canonical bytes spell a member in one way only.
+    memmem::find(line, br#""actor_id":"attestd","#).is_some()
+        || memmem::find(line, br#""received_approvals":[{"#).is_some()
 }
 
 struct Audit<'a> {
@@ -217,19 +255,20 @@ struct Opening {
 }
 
 impl Audit<'_> {
-    /// Hands out batches until the source ends, something is wrong, or nobody takes them.
+    /// Hands out batches until the source ends, something is wrong, or nobody takes them. What
+    /// changes the state of governance is judged here, where lines come one after the other; a batch
+    /// ends where the others begin to be judged by something else.
     fn read<E: Into<Interruption>>(
         &self,
         lines: impl IntoIterator<Item = Result<Vec<u8>, E>>,
         sender: SyncSender<Batch>,
     ) {
-        let mut batch = Batch { start: 0, before: None, lines: Vec::new(), bytes: 0 };
+        let mut governor = self.expectations.before.as_ref().map(|before| before.governor.clone());
+        let standing = |governor: &Option<Governor>| governor.as_ref().map(|g| g.standing().clone());
+        let mut batch = Batch::new(0, None, standing(&governor));
         for line in lines {
-            match line.map_err(Into::into) {
-                Ok(line) => {
-                    batch.bytes += line.len();
-                    batch.lines.push(line);
-                }
+            let line = match line.map_err(Into::into) {
+                Ok(line) => line,
                 Err(Interruption::Unreadable(error)) => {
                     self.findings().failure = Some(error);
                     return;
@@ -238,14 +277,36 @@ impl Audit<'_> {
                     self.blame(&mut self.findings(), batch.start + batch.lines.len() as u64, fault);
                     break;
                 }
+            };
+            let mut refused = false;
+            if may_concern(&line)
+                && let Ok(decoded) = canonical::decode(&line)
+                && Governor::concerns(&decoded.entry)
+            {
+                let is_first = batch.start == 0 && batch.lines.is_empty();
+                if is_first && governor.is_none() && decoded.entry.sequence_number == Sequence(0) {
+                    governor = Some(Governor::new());
+                    batch.standing = standing(&governor);
+                }
+                if let Some(governor) = &mut governor {
+                    let refusal = governor.follow(&decoded.entry).err();
+                    refused = refusal.is_some();
+                    batch.followed.push((batch.lines.len(), refusal));
+                }
             }
-            if batch.lines.len() >= BATCH_ENTRIES || batch.bytes >= BATCH_BYTES {
-                let next = Batch {
-                    start: batch.start + batch.lines.len() as u64,
-                    before: batch.lines.last().cloned(),
-                    lines: Vec::with_capacity(BATCH_ENTRIES),
-                    bytes: 0,
-                };
+            batch.bytes += line.len();
+            batch.lines.push(line);
+            // From a refusal on nobody knows by what to judge, and nobody needs to.
+            if refused {
+                break;
+            }
+            let generation = governor.as_ref().map(|governor| governor.standing().generation);
+            if batch.lines.len() >= BATCH_ENTRIES
+                || batch.bytes >= BATCH_BYTES
+                || generation != batch.standing.as_ref().map(|standing| standing.generation)
+            {
+                let start = batch.start + batch.lines.len() as u64;
+                let next = Batch::new(start, batch.lines.last().cloned(), standing(&governor));
                 let full = std::mem::replace(&mut batch, next);
                 if self.is_over(full.start) || sender.send(full).is_err() {
                     return;
@@ -261,7 +322,7 @@ impl Audit<'_> {
             let batch = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
             match batch {
                 Ok(batch) if self.is_over(batch.start) => {}
-                Ok(batch) => self.check(&batch),
+                Ok(batch) => self.check(batch),
                 Err(_) => return,
             }
         }
@@ -272,7 +333,7 @@ impl Audit<'_> {
         self.first_fault.load(Ordering::Relaxed) <= line
     }
 
-    fn check(&self, batch: &Batch) {
+    fn check(&self, mut batch: Batch) {
         // If the line before is no entry, the batch that it is in says so, and that comes first.
         let mut place = match &batch.before {
             Some(line) => canonical::decode(line).ok().map(|decoded| Place::after(&decoded.entry)),
@@ -283,12 +344,15 @@ impl Audit<'_> {
         let mut signed_as = None;
         let mut opening = None;
         let mut fault = None;
-        for (line, text) in (batch.start..).zip(&batch.lines) {
+        let lines = std::mem::take(&mut batch.lines);
+        for (index, text) in lines.iter().enumerate() {
+            let line = batch.start + index as u64;
             let checked = entry::check_unsigned(text, &self.expectations.keys).and_then(|entry| {
                 let next = follow(place, &entry)?;
                 if line == 0 {
                     opening = Some(self.open(&entry)?);
                 }
+                batch.judge(index, &entry)?;
                 // Most entries share the signature of the one before: then there is nothing to read.
                 let signed_now = (entry.signature_algorithm, entry.hsm_signature);
                 let own = entry.signature_algorithm == SignatureAlgorithm::EntryP256;
@@ -326,7 +390,7 @@ impl Audit<'_> {
             piece.first = Some(opening.first);
             piece.origin = opening.origin.clone();
         }
-        let held = fault.as_ref().map_or(batch.start + batch.lines.len() as u64, |(line, _)| *line);
+        let held = fault.as_ref().map_or(batch.start + lines.len() as u64, |(line, _)| *line);
         {
             let mut findings = self.findings();
             findings.opening = findings.opening.take().or(opening);
@@ -536,11 +600,13 @@ fn describe(verdict: &mut Verdict, expectations: &Expectations) {
             "each has the next sequence number, names the hash of the one before, and is not earlier than it"
                 .into(),
         );
-        checked.push(
-            "scores and safety floor were computed again, nothing was demanded that could not be judged, and \
-             each client's entry bears the kernel's word on its caller"
-                .into(),
-        );
+        if whole || expectations.before.is_some() {
+            checked.push(
+                "each was judged again by the rules in force at it: caller, scores, safety floor, proofs, approvals \
+                 and quorum"
+                    .into(),
+            );
+        }
         // Ids are judged up to the fault too, so this holds for the entries before it.
         checked.push(if whole {
             "no entry id occurs twice, and dependencies name earlier entries".into()
@@ -566,7 +632,11 @@ fn describe(verdict: &mut Verdict, expectations: &Expectations) {
     let not_checked = &mut verdict.not_checked;
     if let (false, Some(first)) = (whole, verdict.first) {
         if expectations.before.is_none() {
-            not_checked.push("the genesis, and with it the origin: this is a part of a ledger".into());
+            not_checked.push(
+                "the genesis, and with it the origin and the rules by which entries are judged: this is a part \
+                 of a ledger"
+                    .into(),
+            );
         }
         if expectations.after.is_none() {
             not_checked.push(format!("that entry {first} follows what came before it"));

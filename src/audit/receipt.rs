@@ -64,6 +64,10 @@ pub fn verify_receipt(
             .into(),
     );
     verdict.not_checked.push(
+        "whether caller, scores, proofs and approvals are what the rules demand: those are in other entries"
+            .into(),
+    );
+    verdict.not_checked.push(
         "uniqueness: whether others were shown another ledger, only a comparison of checkpoints can tell"
             .into(),
     );
@@ -90,8 +94,8 @@ impl ReceiptVerdict {
         self.entry_hash = Some(entry.entry_hash.to_hex());
         let own = entry.signature_algorithm == SignatureAlgorithm::EntryP256;
         self.checked.push(
-            "the entry is in canonical form, has the hashes that its bytes have, and keeps the ledger's rules \
-             that need no other entry"
+            "the entry is in canonical form, has the hashes that its bytes have, and no client's has what is the \
+             daemon's"
                 .into(),
         );
         if own {

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::entry::TrustedKeys;
+use crate::governance::Refusal;
 use crate::ledger::code::Code;
 use crate::ledger::json;
 use crate::ledger::merkle::Root;
@@ -68,6 +69,14 @@ impl From<json::Fault> for Fault {
         let detail = fault.to_string();
         let pointer = Some(fault.pointer).filter(|pointer| !pointer.is_empty());
         Fault { pointer, detail, ..Fault::new(fault.code) }
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let pointer = Some(refusal.pointer).filter(|pointer| !pointer.is_empty());
+        let fault = Fault { pointer, ..Fault::new(refusal.code) };
+        if refusal.detail == refusal.code.title() { fault } else { fault.because(refusal.detail) }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::audit::{self, Before, Expectations, TrustedKeys};
 use crate::config::{self, Config};
 use crate::failpoint;
 use crate::governance::Policy;
+use crate::governance::governor::Governor;
 use crate::index::Index;
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
@@ -349,7 +350,8 @@ fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
         let size =
             TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
         let tree = reader.tree(from)?.frontier(size).map_err(StoreError::from)?;
-        expectations.before = Some(Before { origin: genesis.origin.clone(), tree });
+        let governor = governor_of(reader)?;
+        expectations.before = Some(Before { origin: genesis.origin.clone(), tree, governor });
     }
     expectations.threads = NonZeroUsize::new(2);
     let verdict = audit::audit(lines(reader, Sequence(from), Sequence(count)), &expectations)
@@ -358,6 +360,16 @@ fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
         Some(fault) => Err(Fault::Tail(fault)),
         None => Ok((from, count - 1)),
     }
+}
+
+/// By what entries are judged: the genesis says it, for nothing changes the rules yet.
+fn governor_of(reader: &Reader) -> Result<Governor, Fault> {
+    let damaged = |what: String| StoreError::Damaged(format!("entry 0 {what}"));
+    let line = reader.line(Sequence(0))?.ok_or_else(|| damaged("is missing".into()))?;
+    let genesis = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?;
+    let mut governor = Governor::new();
+    governor.follow(&genesis.entry).map_err(|refusal| damaged(refusal.to_string()))?;
+    Ok(governor)
 }
 
 fn head_before(reader: &Reader, sequence: u64) -> Result<Head, Fault> {

@@ -1,7 +1,7 @@
 //! What was written: each entry judged by what came before it.
 
 use super::{
-    Governor, Step, asked, check_withdrawal, decision_entry, exactly, member, member_id, proposal_id,
+    Governor, Standing, Step, asked, check_withdrawal, decision_entry, exactly, member, member_id, proposal_id,
     read_rules, text, without,
 };
 use crate::governance::Refusal;
@@ -20,6 +20,91 @@ use crate::ledger::hash::Digest;
 use crate::ledger::json;
 use crate::ledger::key::PublicKey;
 use crate::ledger::timestamp::Timestamp;
+
+/// The process that a client's entry names, where nothing in the entry is the daemon's alone.
+///
+/// # Errors
+/// [`Code::PeerMissing`], [`Code::ReservedByClient`], or as [`Peer::parse`].
+pub fn client_of(entry: &EntryView<'_>) -> Result<Peer, Refusal> {
+    let Some(peer) = json::member(entry.actor_context, "peer") else {
+        return Err(Refusal::new(Code::PeerMissing).at("/actor_context/peer"));
+    };
+    let peer = Peer::parse(peer).map_err(|refusal| refusal.below("/actor_context/peer"))?;
+    if entry.event_type.is_reserved() {
+        return Err(Refusal::new(Code::ReservedByClient).at("/event_type"));
+    }
+    if is_reserved_action_type(entry.action_type) {
+        return Err(Refusal::new(Code::ReservedByClient).at("/action_type"));
+    }
+    if entry.actor_id == DAEMON_ACTOR {
+        return Err(Refusal::new(Code::ReservedByClient).at("/actor_id"));
+    }
+    Ok(peer)
+}
+
+impl Standing {
+    /// Judges an entry that changes nothing, which is one for which [`Governor::concerns`] does not
+    /// hold. Many can so be judged at once, each under what stood when it was written.
+    ///
+    /// # Errors
+    /// The first [`Refusal`]; its pointer leads into the entry.
+    pub fn check(&self, entry: &EntryView<'_>) -> Result<(), Refusal> {
+        self.check_label(entry)?;
+        self.check_appended(entry)
+    }
+
+    fn check_label(&self, entry: &EntryView<'_>) -> Result<(), Refusal> {
+        let named = json::member(entry.environment, "attestd.rules")
+            .ok_or_else(|| Refusal::new(Code::MissingMember).at("/environment/attestd.rules"))?;
+        let named = named.strip_prefix('"').and_then(|named| named.strip_suffix('"'));
+        if named == Some(&*self.rules.label()) {
+            Ok(())
+        } else {
+            Err(Refusal::new(Code::RulesInForce).at("/environment/attestd.rules"))
+        }
+    }
+
+    fn check_appended(&self, entry: &EntryView<'_>) -> Result<(), Refusal> {
+        let peer = client_of(entry)?;
+        let admission = self.admit(&peer, Some(Verb::Append), "/actor_context/peer")?;
+        admission.check_kinds(entry.actor_type, entry.event_type)?;
+        admission.check_actor_id(&entry.actor_id)?;
+        let demand = self.rules.demand(entry.action_type);
+        check_asked(entry, &demand)?;
+        self.check_judged(entry, demand)
+    }
+
+    /// The caller that `peer` is, which must be the one that it says.
+    pub(super) fn admit<'a>(
+        &'a self,
+        peer: &'a Peer,
+        verb: Option<Verb>,
+        pointer: &str,
+    ) -> Result<Admission<'a>, Refusal> {
+        let admission = Admission::of(&self.rules, peer, verb).map_err(|refusal| refusal.at(pointer))?;
+        if admission.name() != peer.caller.as_deref() {
+            let detail = format!("the rules make it {}", admission.name().unwrap_or("no caller"));
+            return Err(Refusal::new(Code::CallerRule).at(format!("{pointer}/caller")).because(&detail));
+        }
+        Ok(admission)
+    }
+
+    /// Judges an entry that came without a proposal. What it asks beyond `demand` is its own.
+    fn check_judged(&self, entry: &EntryView<'_>, mut demand: Demand) -> Result<(), Refusal> {
+        demand.join(&asked(entry.required_proofs, entry.required_approvals)?);
+        let quorum = Quorum::none(&demand);
+        let (judged, violation) = assess(
+            &Event::of_entry(entry),
+            &demand,
+            Provided::parse(entry.provided_proofs)?,
+            quorum,
+            &self.rules,
+            &self.context(entry.timestamp, None),
+        );
+        compare(entry, &judged)?;
+        violation.map_or(Ok(()), |violation| Err(violation.into()))
+    }
+}
 
 impl Governor {
     /// Judges `entry` by what came before it and takes over what it changes. On an error nothing
@@ -69,77 +154,18 @@ impl Governor {
     }
 
     fn check(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
-        let mut label = Vec::new();
-        json::write_string(&self.standing.rules.label(), &mut label);
-        match json::member(entry.environment, "attestd.rules") {
-            None => return Err(Refusal::new(Code::MissingMember).at("/environment/attestd.rules")),
-            Some(named) if named.as_bytes() != label => {
-                return Err(Refusal::new(Code::RulesInForce).at("/environment/attestd.rules"));
-            }
-            Some(_) => {}
+        self.standing.check_label(entry)?;
+        if entry.is_daemons() {
+            return self.check_own(entry);
         }
-        if entry.is_daemons() { self.check_own(entry) } else { self.check_clients(entry) }
-    }
-
-    fn check_clients(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
-        let Some(peer) = json::member(entry.actor_context, "peer") else {
-            return Err(Refusal::new(Code::PeerMissing).at("/actor_context/peer"));
-        };
-        let peer = Peer::parse(peer).map_err(|refusal| refusal.below("/actor_context/peer"))?;
-        if entry.event_type.is_reserved() {
-            return Err(Refusal::new(Code::ReservedByClient).at("/event_type"));
+        if entry.received_approvals == "[]" {
+            self.standing.check_appended(entry)?;
+            return Ok(Step::Nothing);
         }
-        if is_reserved_action_type(entry.action_type) {
-            return Err(Refusal::new(Code::ReservedByClient).at("/action_type"));
-        }
-        if entry.actor_id == DAEMON_ACTOR {
-            return Err(Refusal::new(Code::ReservedByClient).at("/actor_id"));
-        }
-        if entry.received_approvals != "[]" {
-            let id = self.proposal_of(entry.received_approvals)?;
-            self.check_seal(entry, id, &Party { peer, actor_id: None }, "/actor_context/peer")?;
-            return Ok(Step::End(id, Ending::Sealed));
-        }
-        let admission = self.admit(&peer, Some(Verb::Append), "/actor_context/peer")?;
-        admission.check_kinds(entry.actor_type, entry.event_type)?;
-        admission.check_actor_id(&entry.actor_id)?;
-        let rules = &self.standing.rules;
-        let demand = rules.demand(entry.action_type);
-        check_asked(entry, &demand)?;
-        self.check_judged(entry, demand)?;
-        Ok(Step::Nothing)
-    }
-
-    /// The caller that `peer` is, which must be the one that it says.
-    pub(super) fn admit<'a>(
-        &'a self,
-        peer: &'a Peer,
-        verb: Option<Verb>,
-        pointer: &str,
-    ) -> Result<Admission<'a>, Refusal> {
-        let admission =
-            Admission::of(&self.standing.rules, peer, verb).map_err(|refusal| refusal.at(pointer))?;
-        if admission.name() != peer.caller.as_deref() {
-            let detail = format!("the rules make it {}", admission.name().unwrap_or("no caller"));
-            return Err(Refusal::new(Code::CallerRule).at(format!("{pointer}/caller")).because(&detail));
-        }
-        Ok(admission)
-    }
-
-    /// Judges an entry that came without a proposal. What it asks beyond `demand` is its own.
-    fn check_judged(&self, entry: &EntryView<'_>, mut demand: Demand) -> Result<(), Refusal> {
-        demand.join(&asked(entry.required_proofs, entry.required_approvals)?);
-        let quorum = Quorum::none(&demand);
-        let (judged, violation) = assess(
-            &Event::of_entry(entry),
-            &demand,
-            Provided::parse(entry.provided_proofs)?,
-            quorum,
-            &self.standing.rules,
-            &self.standing.context(entry.timestamp, None),
-        );
-        compare(entry, &judged)?;
-        violation.map_or(Ok(()), |violation| Err(violation.into()))
+        let peer = client_of(entry)?;
+        let id = self.proposal_of(entry.received_approvals)?;
+        self.check_seal(entry, id, &Party { peer, actor_id: None }, "/actor_context/peer")?;
+        Ok(Step::End(id, Ending::Sealed))
     }
 
     /// Checks that `entry` is what the proposal `id` becomes when `sealer` seals it.
@@ -150,7 +176,7 @@ impl Governor {
         sealer: &Party,
         pointer: &str,
     ) -> Result<(), Refusal> {
-        self.admit(&sealer.peer, Some(Verb::Seal), pointer)?;
+        self.standing.admit(&sealer.peer, Some(Verb::Seal), pointer)?;
         let proposal = self.proposal(id)?;
         if proposal.is_over(entry.timestamp) {
             return Err(Refusal::new(Code::ProposalExpired).at("/timestamp"));
@@ -282,7 +308,7 @@ impl Governor {
                 .at("/provided_proofs")
                 .because("an entry of the daemon's own has no proofs"));
         }
-        self.check_judged(entry, Demand::default())
+        self.standing.check_judged(entry, Demand::default())
     }
 
     fn check_genesis(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
@@ -328,7 +354,7 @@ impl Governor {
         };
         let Some(proposal) = member(payload, "proposal_id").filter(|value| *value != "null") else {
             if let Some(party) = &requested_by {
-                self.admit(&party.peer, Some(Verb::Administer), "/action_payload/requested_by/peer")?;
+                self.standing.admit(&party.peer, Some(Verb::Administer), "/action_payload/requested_by/peer")?;
             }
             if entry.received_approvals != "[]" {
                 return Err(Refusal::new(Code::ReceivedApprovals)
@@ -337,7 +363,7 @@ impl Governor {
             }
             let demand = self.standing.rules.demand(entry.action_type);
             check_asked(entry, &demand)?;
-            self.check_judged(entry, demand)?;
+            self.standing.check_judged(entry, demand)?;
             return Ok(step);
         };
         let pointer = "/action_payload/proposal_id";
@@ -387,7 +413,7 @@ impl Governor {
         let draft = Draft::from_canonical(draft).map_err(|fault| malformed("draft", &fault.to_string()))?;
         let proposer = self.party(by)?;
         let at = "/action_payload/requested_by";
-        let admission = self.admit(&proposer.peer, Some(Verb::Propose), &format!("{at}/peer"))?;
+        let admission = self.standing.admit(&proposer.peer, Some(Verb::Propose), &format!("{at}/peer"))?;
         let actor_id = proposer.actor_id.clone().unwrap_or_default();
         admission.check_actor_id(&actor_id).map_err(|refusal| refusal.below(at))?;
         if draft.actor_id.as_ref() != Some(&actor_id) {
@@ -493,7 +519,7 @@ impl Governor {
                 .because("must be exactly approval, proposal_id and requested_by")
         })?;
         let party = self.party(by)?;
-        self.admit(&party.peer, None, "/action_payload/requested_by/peer")?;
+        self.standing.admit(&party.peer, None, "/action_payload/requested_by/peer")?;
         let id = proposal_id(id)?;
         let at = "/action_payload/approval";
         let approval = Approval::parse(approval).map_err(|refusal| refusal.below(at))?;
@@ -517,7 +543,7 @@ impl Governor {
             })?;
         let party = self.party(by)?;
         let at = "/action_payload/requested_by";
-        let admission = self.admit(&party.peer, None, &format!("{at}/peer"))?;
+        let admission = self.standing.admit(&party.peer, None, &format!("{at}/peer"))?;
         admission
             .check_actor_id(party.actor_id.as_deref().unwrap_or_default())
             .map_err(|refusal| refusal.below(at))?;

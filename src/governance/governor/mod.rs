@@ -15,6 +15,7 @@ mod violation;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+pub use follow::client_of;
 pub use violation::Attempt;
 
 use super::Refusal;

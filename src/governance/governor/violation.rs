@@ -84,7 +84,7 @@ impl Governor {
         }
         let peer = Peer::parse(peer).map_err(|refusal| refusal.below("/action_payload/peer"))?;
         // Whoever is no caller is refused without an entry.
-        self.admit(&peer, None, "/action_payload/peer")?;
+        self.standing.admit(&peer, None, "/action_payload/peer")?;
         if attempt == "null" {
             return Ok(());
         }
