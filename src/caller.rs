@@ -26,6 +26,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Uid, User};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::governance::caller::Peer as Kernel;
 use crate::ledger::json;
 use crate::ledger::timestamp::Timestamp;
 
@@ -57,6 +58,7 @@ pub struct Peer {
     /// The unit of the system manager that it runs in.
     pub unit: Option<String>,
     json: String,
+    kernel: Kernel,
 }
 
 impl Peer {
@@ -100,6 +102,7 @@ impl Peer {
             exe: None,
             unit: None,
             json: String::new(),
+            kernel: Kernel::default(),
         };
         if let Some(process) = process {
             // A process that became somebody else since it connected has somebody else's groups.
@@ -110,7 +113,23 @@ impl Peer {
             peer.unit = process.unit;
         }
         peer.json = peer.write_json();
+        peer.kernel = Kernel {
+            uid: peer.uid,
+            gid: Some(peer.gid),
+            groups: peer.groups.clone(),
+            user: peer.user.clone(),
+            unit: peer.unit.clone(),
+            exe: peer.exe.clone(),
+            exe_sha256: None,
+            caller: None,
+        };
         peer
+    }
+
+    /// The same as rules see it.
+    #[must_use]
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
     }
 
     /// The canonical JSON object that an entry has as `actor_context.peer`.

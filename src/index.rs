@@ -16,6 +16,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params, params_from_iter};
 
 use crate::failpoint;
+use crate::governance::governor::Governor;
 use crate::ledger::canonical;
 use crate::ledger::entry::{EntryId, EntryView, EventCategory, EventType, ExecutionStatus, Sequence};
 use crate::ledger::hash::Digest;
@@ -23,7 +24,7 @@ use crate::ledger::timestamp::Timestamp;
 use crate::store::{Reader, StoreError};
 
 /// Another layout is simply built again.
-const LAYOUT: i32 = 1;
+const LAYOUT: i32 = 2;
 /// Runs of one level are merged when there are this many.
 const FAN_IN: usize = 16;
 /// Runs of this level (about a million ids) are not merged further, so that no merge takes long.
@@ -111,6 +112,7 @@ pub struct Fact {
     severity: u8,
     actor: String,
     action: String,
+    is_step: bool,
 }
 
 impl Fact {
@@ -129,6 +131,7 @@ impl Fact {
             severity: entry.severity,
             actor: entry.actor_id.to_string(),
             action: entry.action_type.to_owned(),
+            is_step: Governor::changes(entry),
         }
     }
 }
@@ -228,6 +231,20 @@ impl Index {
                 )?
                 .query_row([id.0], |row| row.get(0).map(Sequence))
                 .optional()
+        })
+    }
+
+    /// The entries before `end` from which the state of governance is built ([`Governor::changes`]),
+    /// in order.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn steps(&self, end: Sequence) -> Result<Vec<Sequence>, IndexError> {
+        self.with_reader(|connection| {
+            connection
+                .prepare_cached("SELECT sequence FROM steps WHERE sequence < ?1 ORDER BY sequence")?
+                .query_map([end.0], |row| row.get(0).map(Sequence))?
+                .collect()
         })
     }
 
@@ -483,6 +500,10 @@ impl Writer {
                         actor,
                         action
                     ])?;
+                }
+                let mut insert = transaction.prepare_cached("INSERT INTO steps VALUES (?1)")?;
+                for fact in facts.iter().filter(|fact| fact.is_step) {
+                    insert.execute([fact.sequence])?;
                 }
                 failpoint::reach("within-index-write");
                 transaction.execute("UPDATE mark SET indexed=?1, hash=?2", params![indexed, last.hash.0])?;
@@ -750,6 +771,7 @@ mod tests {
             severity: (sequence % 11) as u8,
             actor: format!("actor-{}", sequence % 3),
             action: format!("test.{}", sequence % 5),
+            is_step: false,
         }
     }
 

@@ -26,3 +26,6 @@ CREATE TABLE facts (
 ) STRICT;
 CREATE INDEX facts_by_actor ON facts (actor, sequence);
 CREATE INDEX facts_by_action ON facts (action, sequence);
+
+-- The entries that can change the state of governance: from these alone it is built again.
+CREATE TABLE steps (sequence INTEGER PRIMARY KEY) STRICT;

@@ -20,6 +20,7 @@
 //! stops, and the next start signs what it finds.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,13 +28,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc as answers, oneshot, watch};
 
+use crate::caller::Peer;
 use crate::failpoint;
+use crate::governance::governor::{self, Governor};
 use crate::governance::{Admitted, Policy};
 use crate::index::{Fact, Index};
 use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::{Checkpoint, Note};
 use crate::ledger::code::Code;
-use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
+use crate::ledger::draft::Draft;
+use crate::ledger::entry::{
+    ActorType, EntryId, EventCategory, EventType, ExecutionStatus, Sequence, SignatureAlgorithm,
+};
 use crate::ledger::hash::Digest;
 use crate::ledger::key::{KeyId, Signature};
 use crate::ledger::tile::Edge;
@@ -76,8 +82,19 @@ pub enum Outcome {
     },
     /// It was not taken; nothing was recorded.
     Refused(Refused),
+    /// Judged again by what stood when its turn came, it may not be recorded.
+    Governed(Box<Governed>),
     /// It may be recorded or not: ask by its id.
     Unknown(EntryId),
+}
+
+/// What governance refused when its turn came.
+#[derive(Debug, Clone)]
+pub struct Governed {
+    /// Why.
+    pub refused: governor::Refused,
+    /// What a client had sent.
+    pub draft: Option<Draft>,
 }
 
 /// Why the sequencer takes nothing at the moment.
@@ -114,11 +131,58 @@ pub enum Ticket {
     Own,
 }
 
-/// An admitted entry and where its outcome goes.
+/// What is to become an entry.
+pub enum Event {
+    /// Of a client, judged beforehand. Should something else stand when its turn comes, it is
+    /// judged again for the peer.
+    Append(Box<Admitted>, Arc<Peer>),
+    /// Made when its turn comes from what stands then, so that of two that exclude each other one
+    /// is refused.
+    Step(Step),
+}
+
+/// Makes an entry for a time. It is called once, on the thread of the sequencer, so it is short.
+pub type Step = Box<dyn FnOnce(&Governor, &Policy, Timestamp) -> Result<Admitted, governor::Refused> + Send>;
+
+impl Event {
+    /// An entry of the daemon's own. `payload` is a canonical object.
+    #[must_use]
+    pub fn own(event_type: EventType, category: EventCategory, action: &str, payload: String) -> Self {
+        let mut draft = Draft::new(event_type, action, payload, ExecutionStatus::Success, ActorType::System);
+        draft.event_category = category;
+        draft.severity = category.default_severity();
+        Event::of_draft(draft)
+    }
+
+    /// The same, of which `draft` says everything.
+    #[must_use]
+    pub fn of_draft(draft: Draft) -> Self {
+        Event::Step(Box::new(move |governor, policy, _| {
+            Ok(policy.own_under(&governor.standing().rules.label(), draft, fresh_id()))
+        }))
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Append(admitted, _) => f.debug_tuple("Append").field(&admitted.id()).finish(),
+            Event::Step(_) => f.write_str("Step"),
+        }
+    }
+}
+
+/// A random entry id.
+#[must_use]
+pub fn fresh_id() -> EntryId {
+    EntryId(*uuid::Uuid::new_v4().as_bytes())
+}
+
+/// What is to become an entry, and where its outcome goes.
 #[derive(Debug)]
 pub struct Submission {
-    /// The entry.
-    pub admitted: Admitted,
+    /// The entry, or what makes it.
+    pub event: Event,
     /// Where the outcome goes.
     pub ticket: Ticket,
     /// Where the client gave the id: entries before this were searched for it.
@@ -159,6 +223,7 @@ pub struct Gauges {
     /// Set once when the daemon must stop.
     fault: Mutex<Option<(Code, String)>>,
     head: Mutex<Option<Head>>,
+    governor: Mutex<Arc<Governor>>,
     /// The newest signed checkpoint since the start.
     note: watch::Sender<Option<Arc<Note>>>,
 }
@@ -168,6 +233,12 @@ impl Gauges {
     #[must_use]
     pub fn head(&self) -> Head {
         self.head.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Head::EMPTY)
+    }
+
+    /// The state of governance after the committed entries.
+    #[must_use]
+    pub fn governor(&self) -> Arc<Governor> {
+        self.governor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// As what clients hear of [`Gauges::fault`], whose text is for the log.
@@ -205,8 +276,10 @@ pub struct Setup {
     pub key: KeyId,
     /// The index.
     pub index: Arc<Index>,
-    /// For the daemon's own entries.
+    /// Admission.
     pub policy: Arc<Policy>,
+    /// The state of governance after all entries that are there.
+    pub governor: Governor,
     /// The most entries in one commit.
     pub commit_entries: usize,
     /// The longest expected wait before new entries are refused.
@@ -234,6 +307,7 @@ impl Sequencer {
     pub fn start(setup: Setup) -> std::io::Result<Self> {
         let (messages, inbox) = mpsc::channel();
         let gauges = Arc::new(Gauges::default());
+        *gauges.governor.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup.governor.clone());
         gauges.committed.store(setup.head.next.0, Ordering::Release);
         *gauges.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.head);
         let queue_wait = setup.queue_wait;
@@ -344,8 +418,10 @@ struct Batch {
     /// The daemon's own among the entries, by index, should they have to be placed again.
     own: Vec<(usize, Admitted)>,
     bytes: usize,
-    /// What the head was before, should the reservation fail.
-    before: Head,
+    /// What stood before, should the reservation fail.
+    before: (Head, Arc<Governor>),
+    /// What stands once it is committed, where its entries change it.
+    governor: Option<Arc<Governor>>,
     /// Whether it is to end with a checkpoint in any mode.
     receipt: bool,
 }
@@ -363,6 +439,8 @@ struct Thread {
     gauges: Arc<Gauges>,
     messages: Sender<Message>,
     head: Head,
+    /// The state of governance after the entries that have a place.
+    governor: Arc<Governor>,
     /// Submissions for which the gathering commit has no room.
     overflow: VecDeque<Submission>,
     gathering: Option<Batch>,
@@ -392,6 +470,7 @@ impl Thread {
     fn new(setup: Setup, gauges: Arc<Gauges>, messages: Sender<Message>) -> Self {
         Thread {
             head: setup.head,
+            governor: gauges.governor(),
             edge: setup.edge.clone(),
             algorithm: setup.algorithm,
             switch: None,
@@ -486,17 +565,11 @@ impl Thread {
                     self.sealed_since_start + self.waiting(),
                     quoted(&reason)
                 );
-                let id = EntryId(*uuid::Uuid::new_v4().as_bytes());
-                let own = self.setup.policy.own(
-                    EventType::Shutdown,
-                    EventCategory::Normal,
-                    "system_shutdown",
-                    payload,
-                    id,
-                );
+                let event =
+                    Event::own(EventType::Shutdown, EventCategory::Normal, "system_shutdown", payload);
                 self.gauges.queued.fetch_add(1, Ordering::AcqRel);
                 // The last entry is under a checkpoint too.
-                self.admit(Submission { admitted: own, ticket: Ticket::Own, searched: 0, receipt: true });
+                self.admit(Submission { event, ticket: Ticket::Own, searched: 0, receipt: true });
                 self.stop = Some((reason, done));
             }
         }
@@ -522,32 +595,82 @@ impl Thread {
     }
 
     fn place(&mut self, submission: Submission) {
-        let Submission { admitted, ticket, searched, receipt } = submission;
-        if let Some((uid, content)) = admitted.idempotency()
-            && let Some(known) = self.known(&admitted, searched)
+        let Submission { event, ticket, searched, receipt } = submission;
+        if let Event::Append(admitted, _) = &event
+            && let Some((uid, content)) = admitted.idempotency()
+            && let Some(known) = self.known(admitted, searched)
         {
             return self.repeat(admitted.id(), (uid, content), known, ticket);
         }
+        let is_own = matches!(event, Event::Step(_));
         let now = match self.clock.now() {
-            Some(now) => now,
-            None if admitted.is_own() => self.head.timestamp,
+            Some(now) => now.max(self.head.timestamp),
+            None if is_own => self.head.timestamp,
             None => return self.refuse(ticket, Refused::ClockJumped),
         };
-        let before = self.head;
-        let entry = self.head.extend(admitted.view(), now, self.algorithm, self.setup.key);
+        let judged = self.judge(event, now).and_then(|admitted| {
+            let mut head = self.head;
+            let entry = head.extend(admitted.view(), now, self.algorithm, self.setup.key);
+            let mut view = admitted.view();
+            (view.sequence_number, view.timestamp) = (entry.sequence(), entry.timestamp());
+            view.entry_hash = entry.hash();
+            // What the auditor would refuse is refused before it has a place.
+            let governor = if Governor::concerns(&view) { self.governor.followed(&view)? } else { None };
+            Ok((admitted, entry, head, governor))
+        });
+        let (admitted, entry, head, governor) = match judged {
+            Ok(judged) => judged,
+            Err(governed) => {
+                if matches!(ticket, Ticket::Own) {
+                    tracing::error!(refused = %governed.refused, "an entry of the daemon's own was not written");
+                }
+                return self.answer(vec![(ticket, Outcome::Governed(governed))]);
+            }
+        };
+        let before = (std::mem::replace(&mut self.head, head), self.governor.clone());
         if let Some((uid, content)) = admitted.idempotency() {
             self.pending.insert(entry.id(), Pending { uid, content, sequence: entry.sequence() });
         }
         let (key, algorithm) = (self.setup.key, self.algorithm);
         let batch = self.gathering.get_or_insert_with(|| Batch::new(before, key, algorithm));
+        if let Some(governor) = governor {
+            self.governor = governor.clone();
+            batch.governor = Some(governor);
+        }
         batch.receipt |= receipt;
         batch.bytes += entry.unsigned().line.len();
         let index = batch.reservation.entries.len();
         batch.tickets.push((index, ticket, false));
         batch.facts.push(Fact::of(&admitted.view(), entry.sequence(), entry.timestamp(), entry.hash()));
         batch.reservation.entries.push(Reserved { entry, idempotency: admitted.idempotency() });
-        if admitted.is_own() {
+        if is_own {
             batch.own.push((index, admitted));
+        }
+    }
+
+    /// What is to become an entry at `now`, judged by what stands then.
+    fn judge(&self, event: Event, now: Timestamp) -> Result<Admitted, Box<Governed>> {
+        let standing = self.governor.standing();
+        let (admitted, peer) = match event {
+            Event::Step(step) => {
+                return step(&self.governor, &self.setup.policy, now).map_err(Into::into);
+            }
+            Event::Append(admitted, peer) => (admitted, peer),
+        };
+        let stands = admitted.generation() == Some(standing.generation)
+            && admitted.not_after().is_none_or(|last| now <= last);
+        if stands {
+            return Ok(*admitted);
+        }
+        let id = admitted.id();
+        let draft = admitted.into_draft();
+        match standing.append(&draft, peer.kernel(), id, now) {
+            Ok(ruling) => self
+                .setup
+                .policy
+                .admit_ruled(standing, draft, ruling, peer.uid, peer.to_json(), id)
+                .map_err(Into::into),
+            Err(refused) => Err(Box::new(Governed { refused, draft: Some(draft) })),
         }
     }
 
@@ -665,7 +788,8 @@ impl Thread {
     /// Signs the tree as it is. Its entries are committed, so nothing needs to be reserved: after a
     /// crash here the next start makes a checkpoint of a larger tree.
     fn sign_checkpoint(&mut self) -> Result<(), String> {
-        let mut batch = Batch::new(self.head, self.setup.key, self.algorithm);
+        let before = (self.head, self.governor.clone());
+        let mut batch = Batch::new(before, self.setup.key, self.algorithm);
         batch.reservation.checkpoint = Some(self.checkpoint()?);
         self.sign(batch);
         Ok(())
@@ -673,11 +797,12 @@ impl Thread {
 
     /// One durable transaction: what was signed is committed, what was gathered is reserved.
     fn write(&mut self, signed: Option<Flight>, mut reserve: Option<Batch>) -> Result<(), String> {
-        let (signed, tickets, facts) = match signed {
+        let (signed, tickets, facts, governor) = match signed {
             Some(Flight { batch, signatures, .. }) => {
-                (Some((batch.reservation, signatures.unwrap_or_default())), batch.tickets, batch.facts)
+                let signed = (batch.reservation, signatures.unwrap_or_default());
+                (Some(signed), batch.tickets, batch.facts, batch.governor)
             }
-            None => (None, Vec::new(), Vec::new()),
+            None => (None, Vec::new(), Vec::new(), None),
         };
         let edge = self.edge.clone();
         if let Some(batch) = &mut reserve {
@@ -694,7 +819,7 @@ impl Thread {
         let outcome = match (committed, &result) {
             (Some(committed), _) => {
                 failpoint::reach("after-commit");
-                self.conclude(&committed, facts, tickets);
+                self.conclude(&committed, facts, tickets, governor);
                 Ok(())
             }
             (None, Err(_)) if !unanswered.is_empty() => {
@@ -743,6 +868,7 @@ impl Thread {
         committed: &Arc<Committed>,
         facts: Vec<Fact>,
         tickets: Vec<(usize, Ticket, bool)>,
+        governor: Option<Arc<Governor>>,
     ) {
         if let Err(error) = self.setup.index.note(facts)
             && self.stop.is_none()
@@ -759,6 +885,9 @@ impl Thread {
             let head =
                 Head { next: committed.end(), hash: last.entry.hash(), timestamp: last.entry.timestamp() };
             *self.gauges.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
+        }
+        if let Some(governor) = governor {
+            *self.gauges.governor.lock().unwrap_or_else(PoisonError::into_inner) = governor;
         }
         if let Some(note) = committed.note() {
             self.gauges.note.send_replace(Some(Arc::new(note)));
@@ -845,7 +974,7 @@ impl Thread {
             if let Some(at) = batch.tickets.iter().position(|(of, ..)| *of == index) {
                 let (_, ticket, _) = batch.tickets.remove(at);
                 self.overflow.push_front(Submission {
-                    admitted,
+                    event: Event::Step(Box::new(|_, _, _| Ok(admitted))),
                     ticket,
                     searched: 0,
                     receipt: batch.receipt,
@@ -857,7 +986,7 @@ impl Thread {
 
     /// The same, but all of it is refused.
     fn drop_unreserved(&mut self, batch: Batch, refused: Refused) {
-        self.head = batch.before;
+        (self.head, self.governor) = batch.before;
         for reserved in &batch.reservation.entries {
             self.pending.remove(&reserved.entry.id());
         }
@@ -918,6 +1047,12 @@ impl Thread {
     }
 }
 
+impl<T: Into<governor::Refused>> From<T> for Box<Governed> {
+    fn from(refused: T) -> Self {
+        Box::new(Governed { refused: refused.into(), draft: None })
+    }
+}
+
 /// How many commits may be reserved and not committed. With a second one in mode `each` the token
 /// goes on while the disk writes; in mode `commit` it would only make commits smaller.
 fn depth(algorithm: SignatureAlgorithm) -> usize {
@@ -928,10 +1063,10 @@ fn depth(algorithm: SignatureAlgorithm) -> usize {
 }
 
 impl Batch {
-    fn new(before: Head, key: KeyId, algorithm: SignatureAlgorithm) -> Self {
+    fn new(before: (Head, Arc<Governor>), key: KeyId, algorithm: SignatureAlgorithm) -> Self {
         Batch {
             reservation: Reservation {
-                first: before.next,
+                first: before.0.next,
                 key,
                 algorithm,
                 entries: Vec::new(),
@@ -943,6 +1078,7 @@ impl Batch {
             own: Vec::new(),
             bytes: 0,
             before,
+            governor: None,
             receipt: false,
         }
     }

@@ -209,7 +209,7 @@ fn full_request(daemon: &Daemon) -> String {
         "system_state_snapshot": {"up": true}, "environment": {"region": "r"}, "dependencies": [genesis],
         "required_proofs": [], "provided_proofs": [], "required_approvals": 0,
         "pillars_scores": {"an_toan": 7.0001, "duong_dai": 8, "tin_vao_so_lieu": 9.5, "han_che_rui_ro": 10},
-        "k_state": 1, "conflicts_detected": ["c"], "execution_status": "ROLLED_BACK",
+        "k_state": 1, "conflicts_detected": [], "execution_status": "ROLLED_BACK",
         "result_data": {"r": 1}, "error_details": {"e": 1}, "rollback_available": true,
         "rollback_executed": true, "rollback_snapshot_hash": "ab".repeat(32),
     });

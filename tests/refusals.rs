@@ -279,7 +279,10 @@ fn each_member_is_held_to_its_values() {
         ("pillars_scores", json!({})),
     ];
     for (name, value) in taken.clone() {
-        daemon.append(with_member(name, value));
+        let mut request: Value = serde_json::from_str(&with_member(name, value)).expect("JSON");
+        // A success would have to be over the floor, and in state K1.
+        request["execution_status"] = json!("BLOCKED");
+        daemon.append(request.to_string());
     }
     // What was sealed at the edge of what is allowed is what a start takes, too.
     assert!(daemon.stop().success());
@@ -352,16 +355,19 @@ fn what_is_the_daemons_to_say_is_refused_to_every_client() {
 }
 
 #[test]
-fn proofs_approvals_and_dependencies_that_cannot_be_judged_are_refused() {
+fn proofs_approvals_and_dependencies_that_are_not_there_are_refused() {
     let world = World::new();
     let daemon = world.serve();
-    for (name, value) in [
-        ("required_proofs", json!(["pillars"])),
-        ("provided_proofs", json!([{"type": "pillars"}])),
-        ("required_approvals", json!(1)),
+    for (name, value, code, pointer) in [
+        ("required_proofs", json!(["pillars"]), "invariant-4-pillars", "/required_proofs"),
+        ("required_approvals", json!(1), "invariant-6-quorum", "/action_type"),
+        ("required_proofs", json!(["audit"]), "proof-failed", "/required_proofs"),
     ] {
-        let body = with_member(name, value);
-        refused(&daemon, body, 422, "governance-unavailable", &format!("/{name}"));
+        let problem = refused(&daemon, with_member(name, value.clone()), 422, code, pointer);
+        let recorded = daemon.get(&format!("/v1/entries/{}", problem["sequence_number"])).json();
+        assert_eq!(recorded["event_type"], "VIOLATION");
+        assert_eq!(recorded["action_payload"]["attempt"][name], value);
+        assert_eq!(recorded["action_payload"]["peer"]["pid"], std::process::id());
     }
     let known = daemon.append(request(
         r#","required_proofs":[],"provided_proofs":[],"required_approvals":0,"dependencies":[]"#,
@@ -376,7 +382,8 @@ fn proofs_approvals_and_dependencies_that_cannot_be_judged_are_refused() {
     refused(&daemon, itself, 422, "unknown-dependency", "/dependencies/0");
     let entry = daemon.append(on(&[&known["entry_id"], &genesis["entry_id"]]));
     assert_eq!(entry["dependencies"], json!([known["entry_id"], genesis["entry_id"]]));
-    ends_with(&world, daemon, 2);
+    // Beside two of the client's, the three violations.
+    ends_with(&world, daemon, 2 + 3);
 }
 
 #[test]

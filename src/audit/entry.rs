@@ -17,6 +17,10 @@ pub const GENESIS: &str = "ledger.genesis";
 /// The members of `environment` that every entry has.
 const ENVIRONMENT: [&str; 4] = ["attestd.boot_id", "attestd.host", "attestd.rules", "attestd.version"];
 
+/// What begins the types of entries that change the trusted keys. This version cannot follow
+/// them, so it refuses them rather than go on under the old key.
+const KEY_CHANGE: &str = "key.";
+
 /// The `action_type` of the entry with which the way of signing changes.
 const MODE_CHANGE: &str = "signature.mode";
 
@@ -76,6 +80,11 @@ pub(super) fn check_unsigned<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<E
     }
     check_signature(&entry, keys)?;
     check_environment(&entry)?;
+    if entry.is_daemons() && entry.action_type.starts_with(KEY_CHANGE) {
+        return Err(Fault::new(Code::GovernanceUnavailable)
+            .at("/action_type")
+            .because("this program cannot follow a change of keys"));
+    }
     if entry.is_daemons() && entry.action_type == MODE_CHANGE {
         mode_after(&entry)?;
     }

@@ -25,13 +25,13 @@ use crate::index::Index;
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
 use crate::ledger::code::Code;
-use crate::ledger::entry::{EntryId, EventCategory, EventType, Sequence, SignatureAlgorithm};
+use crate::ledger::entry::{EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::json;
 use crate::ledger::key::PublicKey;
 use crate::ledger::merkle::{NodeHash, TreeSize};
 use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
-use crate::sequencer::{Outcome, Sequencer, Setup, Submission, Ticket, now};
+use crate::sequencer::{Event, Outcome, Sequencer, Setup, Submission, Ticket, now};
 use crate::server::budget::Budget;
 use crate::server::listener::{self, Connections, Limits};
 use crate::server::routes;
@@ -52,6 +52,8 @@ const BLOCKING_THREADS: usize = 32;
 /// How often the WAL is looked at, and how large it may be before it is moved into the file.
 const WAL_CHECK: Duration = Duration::from_millis(250);
 const WAL_BYTES: u64 = 8 << 20;
+/// How often it is looked whether violations were counted long enough.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop may wait for the last publication, of which there is little to do.
 const LAST_PUBLICATION: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,7 @@ const LAST_PUBLICATION: Duration = Duration::from_secs(5);
 pub(super) struct Opened {
     pub(super) store: Store,
     pub(super) reader: Reader,
+    pub(super) index: Index,
     pub(super) genesis: Genesis,
     /// Which entries were checked in full.
     pub(super) verified: (u64, u64),
@@ -109,9 +112,20 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
     if genesis.origin != config.origin {
         return Err(Fault::OtherOrigin { ledger: genesis.origin, config: config.origin.clone() });
     }
-    let mut verified = check_tail(&reader, &genesis)?;
-    let mut edge = check_tree(&reader, &genesis, verified.0)?;
+    let open_index = || {
+        Index::open(&config.ledger.index, &reader, |indexed| tracing::info!(indexed, "building the index"))
+    };
     let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
+    let mut index = match open_index() {
+        Ok(index) => index,
+        Err(error) => {
+            // An anchor knows more of what is gone than the index does.
+            refuse(&anchors::check(anchors::off_token(config), anchored)?)?;
+            return Err(error.into());
+        }
+    };
+    let mut verified = check_tail(&reader, &index, &genesis)?;
+    let mut edge = check_tree(&reader, &genesis, verified.0)?;
     let mut anchors = anchors::check(anchors::off_token(config), anchored)?;
     refuse(&anchors)?;
     let mut unfinished = store.unfinished(reader.head()?)?;
@@ -120,11 +134,13 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
     refuse(&anchors)?;
     while let Some(found) = unfinished {
         finish(&mut store, &found, &mut edge, &pool, &genesis.key)?;
-        verified = check_tail(&reader, &genesis)?;
+        drop(index);
+        index = open_index()?;
+        verified = check_tail(&reader, &index, &genesis)?;
         unfinished = store.unfinished(reader.head()?)?;
     }
     let algorithm = Last::read(&reader, &reader.head()?)?.algorithm;
-    Ok(Opened { store, reader, genesis, verified, edge, pool, token, anchors, algorithm })
+    Ok(Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, algorithm })
 }
 
 /// Runs the daemon until it is told to stop.
@@ -132,12 +148,10 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
 /// # Errors
 /// When it can't start, or had to stop because of a fault.
 pub fn serve(config: &Config) -> Result<(), Fault> {
-    let Opened { store, reader, genesis, verified, edge, pool, token, anchors, .. } =
+    let Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, .. } =
         open(config, Absent::Refused)?;
     let head = reader.head()?;
-    let index = Index::open(&config.ledger.index, &reader, |indexed| {
-        tracing::info!(indexed, of = head.next.0, "building the index");
-    })?;
+    let governor = governor_at(&reader, &index, head.next)?;
     if config.ledger.public_key.symlink_metadata().is_err() {
         write_public_key(&config.ledger.public_key, &genesis.key.to_pem())?;
     }
@@ -153,7 +167,10 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
         .map_err(io("start the runtime"))?;
     let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
     let index = Arc::new(index);
-    runtime.block_on(run(config, Started { store, genesis, pool, token, anchors, index, head, tree, boot }))
+    runtime.block_on(run(
+        config,
+        Started { store, genesis, pool, token, anchors, index, governor, head, tree, boot },
+    ))
 }
 
 struct Started {
@@ -163,6 +180,7 @@ struct Started {
     token: Identity,
     anchors: Vec<Checked>,
     index: Arc<Index>,
+    governor: Governor,
     head: Head,
     tree: TreeState,
     boot: Vec<Own>,
@@ -180,7 +198,7 @@ struct TreeState {
 type Own = (EventType, EventCategory, &'static str, String);
 
 async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, pool, token, anchors, index, head, tree, boot } = started;
+    let Started { store, genesis, pool, token, anchors, index, governor, head, tree, boot } = started;
     let genesis = Arc::new(genesis);
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
@@ -200,6 +218,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         key: genesis.key.id(),
         index: index.clone(),
         policy: policy.clone(),
+        governor,
         commit_entries: size(config.limits.commit_entries),
         queue_wait: Duration::from_secs(config.limits.queue_wait_seconds),
         min_free_bytes: config.ledger.min_free_bytes,
@@ -211,15 +230,14 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     .map_err(io("start the sequencer"))?;
     let sequencer = Arc::new(sequencer);
     for own in boot {
-        append_own(&sequencer, &policy, own).await?;
+        append_own(&sequencer, own).await?;
     }
     let algorithm = config.signing.algorithm();
     if algorithm != tree.algorithm {
         let (from, to) = (mode_of(tree.algorithm), mode_of(algorithm));
         let payload = format!(r#"{{"from":"{from}","to":"{to}"}}"#);
         tracing::info!(from, to, "changing the mode of signing");
-        append_own(&sequencer, &policy, (EventType::Change, EventCategory::Normal, MODE_CHANGE, payload))
-            .await?;
+        append_own(&sequencer, (EventType::Change, EventCategory::Normal, MODE_CHANGE, payload)).await?;
         sequencer.switch(algorithm);
     }
     let wal = tokio::task::spawn_blocking({
@@ -266,6 +284,16 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         draining: draining.subscribe(),
         idle: config.server.idle_timeout(),
     }));
+    let settled = tokio::spawn({
+        let (service, mut draining) = (service.clone(), draining.subscribe());
+        async move {
+            let mut stopping = false;
+            while !stopping {
+                stopping = tokio::time::timeout(SETTLE_EVERY, draining.wait_for(|stop| *stop)).await.is_ok();
+                service.violations.settle(&service.sequencer, stopping).await;
+            }
+        }
+    });
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?,
         signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?,
@@ -283,6 +311,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     };
     listener::serve(socket, routes::router(service), Limits::from(&config.server), connections, shutdown)
         .await;
+    let _ = settled.await;
     sequencer.stop(reason).await;
     // The checkpoint of the SHUTDOWN entry is published, and goes into the anchors too.
     drop((stop_publishing, stop_anchors));
@@ -341,7 +370,7 @@ fn finish(
 }
 
 /// Checks the last entries in full and says which.
-fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
+fn check_tail(reader: &Reader, index: &Index, genesis: &Genesis) -> Result<(u64, u64), Fault> {
     let count = reader.count()?;
     let from = count.saturating_sub(CHECKED_AT_START);
     let mut expectations = Expectations::trusting(TrustedKeys::only(genesis.key.clone()));
@@ -350,7 +379,7 @@ fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
         let size =
             TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
         let tree = reader.tree(from)?.frontier(size).map_err(StoreError::from)?;
-        let governor = governor_of(reader)?;
+        let governor = governor_at(reader, index, Sequence(from))?;
         expectations.before = Some(Before { origin: genesis.origin.clone(), tree, governor });
     }
     expectations.threads = NonZeroUsize::new(2);
@@ -362,13 +391,15 @@ fn check_tail(reader: &Reader, genesis: &Genesis) -> Result<(u64, u64), Fault> {
     }
 }
 
-/// By what entries are judged: the genesis says it, for nothing changes the rules yet.
-fn governor_of(reader: &Reader) -> Result<Governor, Fault> {
-    let damaged = |what: String| StoreError::Damaged(format!("entry 0 {what}"));
-    let line = reader.line(Sequence(0))?.ok_or_else(|| damaged("is missing".into()))?;
-    let genesis = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?;
+/// The state of governance after the entries before `end`, built from those that change it.
+pub(super) fn governor_at(reader: &Reader, index: &Index, end: Sequence) -> Result<Governor, Fault> {
     let mut governor = Governor::new();
-    governor.follow(&genesis.entry).map_err(|refusal| damaged(refusal.to_string()))?;
+    for sequence in index.steps(end)? {
+        let damaged = |what: String| StoreError::Damaged(format!("entry {sequence} {what}"));
+        let line = reader.line(sequence)?.ok_or_else(|| damaged("is missing".into()))?;
+        let decoded = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?;
+        governor.follow(&decoded.entry).map_err(|refusal| damaged(refusal.to_string()))?;
+    }
     Ok(governor)
 }
 
@@ -485,12 +516,11 @@ fn boot_entries(head: &Head, (from, to): (u64, u64), last: &Last) -> Vec<Own> {
 }
 
 /// Appends an entry of the daemon's own and waits until it is sealed.
-async fn append_own(sequencer: &Sequencer, policy: &Policy, own: Own) -> Result<(), Fault> {
+async fn append_own(sequencer: &Sequencer, own: Own) -> Result<(), Fault> {
     let (event_type, category, action, payload) = own;
-    let id = EntryId(*uuid::Uuid::new_v4().as_bytes());
-    let admitted = policy.own(event_type, category, action, payload, id);
+    let event = Event::own(event_type, category, action, payload);
     let (ticket, outcome) = oneshot::channel();
-    let submission = Submission { admitted, ticket: Ticket::Single(ticket), searched: 0, receipt: false };
+    let submission = Submission { event, ticket: Ticket::Single(ticket), searched: 0, receipt: false };
     let refused = sequencer.submit(vec![submission]).is_err();
     match outcome.await {
         Ok(Outcome::Committed { .. }) if !refused => Ok(()),

@@ -22,7 +22,7 @@ mod wire;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use governor::{Refused, Sealing, Standing};
+use governor::{Refused, Ruling, Sealing, Standing};
 use invariant::Judged;
 
 use crate::ledger::canonical;
@@ -196,14 +196,30 @@ impl Policy {
         now: Timestamp,
     ) -> Result<Admitted, Refused> {
         let ruling = standing.append(&draft, peer, draft.entry_id.unwrap_or(fresh), now)?;
+        Ok(self.admit_ruled(standing, draft, ruling, peer.uid, peer_json, fresh)?)
+    }
+
+    /// The entry of a client's request for which [`Standing::append`] gave the `ruling`.
+    ///
+    /// # Errors
+    /// [`Code::ReservedName`] or [`Code::EntryTooLarge`].
+    pub fn admit_ruled(
+        &self,
+        standing: &Standing,
+        draft: Draft,
+        ruling: Ruling,
+        uid: u32,
+        peer_json: &str,
+        fresh: EntryId,
+    ) -> Result<Admitted, Refusal> {
         let peer_json = caller::named(peer_json, ruling.caller.as_deref());
         let author = Author {
             actor_id: ruling.actor_id,
             actor_context: with_peer(&draft.actor_context, &peer_json)?,
-            origin: Origin { uid: Some(peer.uid), content: draft.entry_id.map(|_| draft.content_hash()) },
+            origin: Origin { uid: Some(uid), content: draft.entry_id.map(|_| draft.content_hash()) },
         };
         let admitted = self.complete(draft, fresh, author, ruling.judged, &standing.rules.label());
-        Ok(self.fitting(admitted.judged_in(standing))?)
+        self.fitting(admitted.judged_in(standing))
     }
 
     /// The entry of a proposal that `peer` seals. `payload` is that of an action which the daemon
@@ -270,6 +286,12 @@ impl Policy {
     pub fn own_under(&self, label: &str, draft: Draft, id: EntryId) -> Admitted {
         let judged = ungoverned(&draft);
         self.complete(draft, id, Author::daemon(), judged, label)
+    }
+
+    /// The most that an entry may have.
+    #[must_use]
+    pub fn max_entry_bytes(&self) -> usize {
+        self.max_entry_bytes
     }
 
     fn refuse_ungovernable(&self, draft: &Draft) -> Result<(), Refusal> {
@@ -457,6 +479,12 @@ impl Admitted {
     #[must_use]
     pub fn dependencies(&self) -> &[EntryId] {
         &self.draft.dependencies
+    }
+
+    /// What the client sent.
+    #[must_use]
+    pub fn into_draft(self) -> Draft {
+        self.draft
     }
 
     /// About how many bytes it holds.

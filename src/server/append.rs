@@ -22,15 +22,19 @@ use super::budget::Lease;
 use super::connection::body_frame_timeout;
 use super::problem::Problem;
 use super::service::Service;
+use super::violation::Offence;
 use crate::caller::Peer;
-use crate::governance::{Admitted, Caller};
+use crate::governance::approval::ProposalId;
+use crate::governance::governor;
+use crate::governance::invariant::Violation;
+use crate::governance::{Admitted, Refusal};
 use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::EntryId;
 use crate::ledger::hash::Digest;
 use crate::ledger::json;
-use crate::sequencer::{Outcome, Outcomes, Refused, Submission, Ticket};
+use crate::sequencer::{Event, Governed, Outcome, Outcomes, Refused, Submission, Ticket, fresh_id, now};
 use crate::store::{Line, Reader};
 
 /// What a request takes beside its body: the members that the daemon adds (1.5 KB), its place in the
@@ -62,18 +66,24 @@ async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) 
     let (body, lease) = read_body(service, peer.uid, request).await?;
     let draft = Draft::parse(&body)?;
     drop(body);
-    let (admitted, searched) = match check(service, peer, draft).await? {
-        Checked::Fresh(admitted, searched) => (*admitted, searched),
-        Checked::Replay(line) if receipt => {
+    let (admitted, searched) = match check(service, peer, draft).await {
+        Ok(Checked::Fresh(admitted, searched)) => (admitted, searched),
+        Ok(Checked::Replay(line)) if receipt => {
             return Ok(with_receipt(service, line, StatusCode::OK, lease).await);
         }
-        Checked::Replay(line) => return Ok(leased(StatusCode::OK, line.bytes, lease)),
+        Ok(Checked::Replay(line)) => return Ok(leased(StatusCode::OK, line.bytes, lease)),
+        Err(unfit) => return Err(service.unfit(peer, unfit).await),
     };
     let (ticket, outcome) = oneshot::channel();
     let id = admitted.id();
     service
         .sequencer
-        .submit(vec![Submission { admitted, ticket: Ticket::Single(ticket), searched, receipt }])
+        .submit(vec![Submission {
+            event: Event::Append(admitted, peer.clone()),
+            ticket: Ticket::Single(ticket),
+            searched,
+            receipt,
+        }])
         .map_err(|(refused, _)| refused)?;
     match outcome.await.unwrap_or(Outcome::Unknown(id)) {
         Outcome::Committed { commit, index, replayed } => {
@@ -93,6 +103,7 @@ async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) 
             Ok(leased(StatusCode::OK, line.bytes, lease))
         }
         Outcome::Refused(refused) => Err(refused.into()),
+        Outcome::Governed(governed) => Err(service.governed(peer, *governed).await),
         Outcome::Unknown(id) => Err(unknown(id)),
     }
 }
@@ -209,31 +220,45 @@ enum Checked {
     Replay(Line),
 }
 
+/// Why something is not submitted.
+enum Unfit {
+    Problem(Problem),
+    /// It breaks an invariant.
+    Violation(Box<(Draft, Violation)>),
+}
+
+impl<T: Into<Problem>> From<T> for Unfit {
+    fn from(problem: T) -> Self {
+        Unfit::Problem(problem.into())
+    }
+}
+
 /// Admission, and the look-ups that need the disk: the id if the client gave one, and dependencies.
-async fn check(service: &Arc<Service>, peer: &Arc<Peer>, draft: Draft) -> Result<Checked, Problem> {
+async fn check(service: &Arc<Service>, peer: &Arc<Peer>, draft: Draft) -> Result<Checked, Unfit> {
     if draft.entry_id.is_none() && draft.dependencies.is_empty() {
         return admit(service, peer, draft).map(|admitted| Checked::Fresh(Box::new(admitted), 0));
     }
     let peer = peer.clone();
-    service.read(move |service, reader| check_in_ledger(service, reader, &peer, draft)).await
+    service.read(move |service, reader| Ok(check_in_ledger(service, reader, &peer, draft))).await?
 }
 
-fn check_in_ledger(
-    service: &Service,
-    reader: &Reader,
-    peer: &Peer,
-    draft: Draft,
-) -> Result<Checked, Problem> {
-    let given = draft.entry_id;
-    let admitted = admit(service, peer, draft)?;
+fn check_in_ledger(service: &Service, reader: &Reader, peer: &Peer, draft: Draft) -> Result<Checked, Unfit> {
     let searched = service.index.indexed();
-    if let Some(id) = given
+    // What was sealed before is answered before it is judged: the rules may have changed since.
+    if let Some(id) = draft.entry_id
         && let Some(sequence) = service.index.find(id)?
         && let Some(line) = reader.line(sequence)?
     {
-        return replay(line, peer.uid, admitted.idempotency()).map(Checked::Replay);
+        let asked = Some((peer.uid, draft.content_hash()));
+        return Ok(replay(line, peer.uid, asked).map(Checked::Replay)?);
     }
-    for (index, id) in admitted.dependencies().iter().enumerate() {
+    check_dependencies(service, &draft.dependencies)?;
+    Ok(Checked::Fresh(Box::new(admit(service, peer, draft)?), searched))
+}
+
+/// Refuses ids that are not in the ledger.
+pub(super) fn check_dependencies(service: &Service, dependencies: &[EntryId]) -> Result<(), Problem> {
+    for (index, id) in dependencies.iter().enumerate() {
         if service.index.find(*id)?.is_none() {
             let mut problem =
                 Problem::new(Code::UnknownDependency, format!("there is no entry {id} in the ledger"));
@@ -241,13 +266,21 @@ fn check_in_ledger(
             return Err(problem);
         }
     }
-    Ok(Checked::Fresh(Box::new(admitted), searched))
+    Ok(())
 }
 
-fn admit(service: &Service, peer: &Peer, draft: Draft) -> Result<Admitted, Problem> {
-    let fresh = EntryId(*uuid::Uuid::new_v4().as_bytes());
-    let caller = Caller { uid: peer.uid, peer: peer.to_json() };
-    Ok(service.policy.admit(draft, caller, fresh)?)
+fn admit(service: &Service, peer: &Peer, draft: Draft) -> Result<Admitted, Unfit> {
+    let governor = service.sequencer.gauges().governor();
+    let standing = governor.standing();
+    let fresh = fresh_id();
+    let id = draft.entry_id.unwrap_or(fresh);
+    match standing.append(&draft, peer.kernel(), id, now()) {
+        Ok(ruling) => {
+            Ok(service.policy.admit_ruled(standing, draft, ruling, peer.uid, peer.to_json(), fresh)?)
+        }
+        Err(governor::Refused::Plain(refusal)) => Err(refusal.into()),
+        Err(governor::Refused::Violation(violation)) => Err(Unfit::Violation(Box::new((draft, violation)))),
+    }
 }
 
 /// The entry that was sealed under an id since it was looked up.
@@ -504,13 +537,18 @@ impl Batch {
             Ok(draft) => check(&self.service, &self.peer, draft).await,
             Err(fault) => Err(fault.into()),
         };
+        if let Err(Unfit::Violation(_)) = checked {
+            // What stands before it in the batch stands before it in the ledger.
+            self.submit(std::mem::take(submissions)).await?;
+        }
         match checked {
             Ok(Checked::Fresh(admitted, searched)) => {
                 let cost = line.len() + REQUEST_OVERHEAD;
                 self.make_room(cost, submissions).await?;
                 self.place(number, Slot::Waiting { cost });
                 let ticket = Ticket::Batch(self.outcomes.0.clone(), number);
-                submissions.push(Submission { admitted: *admitted, ticket, searched, receipt: false });
+                let event = Event::Append(admitted, self.peer.clone());
+                submissions.push(Submission { event, ticket, searched, receipt: false });
                 Ok(())
             }
             Ok(Checked::Replay(line)) => {
@@ -519,7 +557,10 @@ impl Batch {
                 self.place(number, Slot::Answered(acknowledgement));
                 Ok(())
             }
-            Err(problem) => self.answer_fresh(problem, submissions).await,
+            Err(unfit) => {
+                let problem = self.service.unfit(&self.peer, unfit).await;
+                self.answer_fresh(problem, submissions).await
+            }
         }
     }
 
@@ -615,6 +656,10 @@ impl Batch {
                     Err(problem) => self.refuse_line(line, problem),
                 },
                 Outcome::Refused(refused) => self.refuse_line(line, refused.into()),
+                Outcome::Governed(governed) => {
+                    let problem = self.service.governed(&self.peer, *governed).await;
+                    self.refuse_line(line, problem);
+                }
                 Outcome::Unknown(id) => self.refuse_line(line, unknown(id)),
             }
         }
@@ -696,6 +741,38 @@ fn acknowledgement_of(line: &[u8]) -> Vec<u8> {
 }
 
 impl Service {
+    /// The answer to what the sequencer would not record.
+    async fn governed(&self, peer: &Arc<Peer>, governed: Governed) -> Problem {
+        match (governed.refused, governed.draft) {
+            (governor::Refused::Violation(violation), Some(draft)) => {
+                self.violation(peer, draft, None, violation).await
+            }
+            (refused, _) => Refusal::from(refused).into(),
+        }
+    }
+
+    async fn unfit(&self, peer: &Arc<Peer>, unfit: Unfit) -> Problem {
+        match unfit {
+            Unfit::Problem(problem) => problem,
+            Unfit::Violation(unfit) => {
+                let (draft, violation) = *unfit;
+                self.violation(peer, draft, None, violation).await
+            }
+        }
+    }
+
+    /// Has a violation recorded, and gives the answer to it.
+    pub(super) async fn violation(
+        &self,
+        peer: &Arc<Peer>,
+        draft: Draft,
+        proposal_id: Option<ProposalId>,
+        violation: Violation,
+    ) -> Problem {
+        let offence = Offence { peer: peer.clone(), draft, proposal_id, violation };
+        self.violations.record(&self.sequencer, self.policy.max_entry_bytes(), offence).await
+    }
+
     pub(super) fn count_refusal(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }

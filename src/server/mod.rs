@@ -3,7 +3,7 @@
 //! In reading order: [`listener`] (the socket and who gets a connection), [`connection`] (one
 //! connection, its time-outs, and answers to what never became a request), [`problem`] (refusals
 //! as bytes), [`budget`] (memory for what clients send, shared fairly), [`service`] (what the routes
-//! share), [`append`], [`read`], [`evidence`] and [`routes`] (which path is which).
+//! share), [`append`], [`violation`] (what is refused and recorded), [`read`], [`evidence`] and [`routes`] (which path is which).
 
 mod append;
 pub mod budget;
@@ -15,3 +15,4 @@ pub mod read;
 pub mod routes;
 pub mod service;
 pub(crate) mod tree;
+pub mod violation;

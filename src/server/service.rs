@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::budget::Budget;
 use super::listener::Connections;
 use super::problem::Problem;
+use super::violation::Violations;
 use crate::anchor::Gauge;
 use crate::caller::{Access, Peer};
 use crate::governance::{Policy, Refusal};
@@ -43,6 +44,8 @@ pub struct Service {
     pub anchors: Arc<[Gauge]>,
     /// Admission.
     pub policy: Arc<Policy>,
+    /// What was refused lately because it broke an invariant.
+    pub violations: Violations,
     /// The single writer.
     pub sequencer: Arc<Sequencer>,
     /// Look-ups.
@@ -115,6 +118,7 @@ impl Service {
             pool: parts.pool,
             anchors: parts.anchors,
             policy: parts.policy,
+            violations: Violations::default(),
             sequencer: parts.sequencer,
             index: parts.index,
             budget: parts.budget,

@@ -380,6 +380,7 @@ pub(crate) fn all() -> Vec<Vector> {
         second(|d| {
             d.set("pillars_scores", NEAR_FLOOR);
             d.set("composite_score", "7");
+            d.set("execution_status", r#""FAILED""#);
         })
     });
     accept("actor-bare-uid", "a client without a name of its own", member("actor_id", r#""uid:1000""#));
@@ -593,7 +594,7 @@ fn reject_entries(reject: Reject<'_>) {
     reject("environment-version", "no attestd.version", MissingMember, plain, {
         second(|d| d.replace("environment", ",\"attestd.version\":\"0.1.0\"", ""))
     });
-    reject("environment-rules", "rules unknown here", GovernanceUnavailable, plain, {
+    reject("environment-rules", "rules that are not in force", RulesInForce, plain, {
         second(|d| d.replace("environment", "default", &Digest::of(b"rules").to_hex()))
     });
     reject("pillars-three", "three of four", PillarsIncomplete, "scored", {
@@ -632,6 +633,7 @@ fn reject_entries(reject: Reject<'_>) {
         second(|d| {
             d.set("pillars_scores", NEAR_FLOOR);
             d.set("composite_score", "7");
+            d.set("execution_status", r#""FAILED""#);
             d.set("safety_floor_met", "true");
         })
     });
@@ -650,16 +652,16 @@ fn reject_entries(reject: Reject<'_>) {
         member("proofs_valid", "false"),
     );
     reject("quorum-met", "false though none was required", Quorum, plain, member("quorum_met", "false"));
-    reject("proofs-required", "a proof is required", GovernanceUnavailable, plain, {
+    reject("proofs-required", "a required proof is not provided", ProvidedProofs, plain, {
         member("required_proofs", r#"["pillars"]"#)
     });
-    reject("proofs-provided", "a proof is provided", GovernanceUnavailable, plain, {
+    reject("proofs-provided", "a proof by a prover that no rules name", ProvidedProofs, plain, {
         member("provided_proofs", r#"[{"type":"x"}]"#)
     });
-    reject("approvals-required", "an approval is required", GovernanceUnavailable, plain, {
+    reject("approvals-required", "an approval is required and none there", Quorum, plain, {
         member("required_approvals", "1")
     });
-    reject("approvals-received", "an approval was received", GovernanceUnavailable, plain, {
+    reject("approvals-received", "an approval that is none", ApprovalMalformed, plain, {
         member("received_approvals", r#"[{"signer":"x"}]"#)
     });
     reject("peer-missing", "a client without a peer", PeerMissing, plain, member("actor_context", "{}"));
@@ -718,7 +720,7 @@ fn reject_entries(reject: Reject<'_>) {
             d.set("actor_type", r#""HUMAN""#);
         })
     });
-    reject("rules-set", "new rules, which cannot be followed", GovernanceUnavailable, "everything", {
+    reject("rules-set", "a change of the rules without rules", MissingMember, "everything", {
         second(|d| make_daemons(d, "CHANGE", "rules.set", "{}"))
     });
     reject("key-rotate", "a rotation, which cannot be followed", GovernanceUnavailable, "everything", {
@@ -900,7 +902,7 @@ fn reject_chains(reject: RejectAt<'_>) {
         edited(2, |d| make_daemons(d, "CHANGE", "ledger.genesis", genesis_payload(&trusted_key(), ORIGIN)))
     });
     reject(Some(0), "genesis-missing", "a client's entry 0", Genesis, alone, vec![client(0).seal().0]);
-    reject(Some(0), "genesis-by-client", "a client's genesis", ReservedByClient, alone, {
+    reject(Some(0), "genesis-by-client", "a client's genesis", Genesis, alone, {
         genesis(|d| {
             d.set("actor_context", PEER);
             d.set("actor_id", r#""uid:1000""#);
@@ -932,7 +934,7 @@ fn reject_chains(reject: RejectAt<'_>) {
         spoiled("\"each\"", "\"commit\"")
     });
     reject_commits(reject);
-    reject(Some(0), "genesis-rules", "rules unknown here", GovernanceUnavailable, alone, {
+    reject(Some(0), "genesis-rules", "rules without callers", RulesUnmeetable, alone, {
         spoiled("\"rules\":null", "\"rules\":{}")
     });
     reject(

@@ -1,9 +1,11 @@
 //! What was written: each entry judged by what came before it.
 
 use super::{
-    Governor, Standing, Step, asked, check_withdrawal, decision_entry, exactly, member, member_id, proposal_id,
-    read_rules, text, without,
+    Governor, Standing, Step, asked, check_withdrawal, decision_entry, exactly, member, member_id,
+    proposal_id, read_rules, text, without,
 };
+use std::sync::Arc;
+
 use crate::governance::Refusal;
 use crate::governance::approval::{Approval, ProposalId, Subject};
 use crate::governance::caller::{Admission, Peer};
@@ -119,6 +121,22 @@ impl Governor {
         let step = self.check(entry)?;
         self.take(step);
         Ok(())
+    }
+
+    /// What stands after `entry`, as [`Governor::follow`] would have it; `None` where it changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Governor::follow`].
+    pub fn followed(&self, entry: &EntryView<'_>) -> Result<Option<Arc<Self>>, Refusal> {
+        match self.check(entry)? {
+            Step::Nothing => Ok(None),
+            step => {
+                let mut after = self.clone();
+                after.take(step);
+                Ok(Some(Arc::new(after)))
+            }
+        }
     }
 
     fn take(&mut self, step: Step) {
@@ -354,7 +372,11 @@ impl Governor {
         };
         let Some(proposal) = member(payload, "proposal_id").filter(|value| *value != "null") else {
             if let Some(party) = &requested_by {
-                self.standing.admit(&party.peer, Some(Verb::Administer), "/action_payload/requested_by/peer")?;
+                self.standing.admit(
+                    &party.peer,
+                    Some(Verb::Administer),
+                    "/action_payload/requested_by/peer",
+                )?;
             }
             if entry.received_approvals != "[]" {
                 return Err(Refusal::new(Code::ReceivedApprovals)

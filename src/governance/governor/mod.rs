@@ -252,6 +252,23 @@ impl Governor {
         entry.is_daemons() || entry.received_approvals != "[]"
     }
 
+    /// Whether `entry` is of a kind that changes the state, so that the state can be built from those
+    /// entries alone.
+    #[must_use]
+    pub fn changes(entry: &EntryView<'_>) -> bool {
+        const KINDS: [&str; 7] = [
+            "ledger.genesis",
+            "system_initialization",
+            "rules.",
+            "key.",
+            "proposal.",
+            "approval.",
+            "signature.",
+        ];
+        entry.received_approvals != "[]"
+            || (KINDS.iter().any(|kind| entry.action_type.starts_with(kind)) && entry.is_daemons())
+    }
+
     /// Whether rules that were read may become those in force: that no key of theirs is the ledger's.
     ///
     /// # Errors
