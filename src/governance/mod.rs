@@ -79,6 +79,12 @@ impl Refusal {
     }
 }
 
+impl From<rules::Fault> for Refusal {
+    fn from(fault: rules::Fault) -> Self {
+        Refusal { code: fault.code, pointer: fault.pointer, detail: fault.detail }
+    }
+}
+
 /// What the daemon says of itself in every entry.
 #[derive(Debug, Clone)]
 pub struct Host {

@@ -140,7 +140,7 @@ async fn with_receipt(service: &Arc<Service>, line: Line, status: StatusCode, le
     leased(status, body, lease)
 }
 
-fn unknown(id: EntryId) -> Problem {
+pub(super) fn unknown(id: EntryId) -> Problem {
     let mut problem = Problem::new(
         Code::OutcomeUnknown,
         "the daemon stopped before the entry was known to be sealed; ask for it by its id",
@@ -150,7 +150,7 @@ fn unknown(id: EntryId) -> Problem {
 }
 
 /// Reads the whole body, for which room is taken beforehand.
-async fn read_body(service: &Service, uid: u32, request: Request) -> Result<(Vec<u8>, Lease), Problem> {
+pub(super) async fn read_body(service: &Service, uid: u32, request: Request) -> Result<(Vec<u8>, Lease), Problem> {
     let mut body = request.into_body();
     let limit = service.request_bytes;
     let too_large = || Problem::new(Code::RequestTooLarge, format!("a request body may have {limit} bytes"));

@@ -6,10 +6,10 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::service::Service;
-use super::{append, evidence, read, tree};
+use super::{append, evidence, govern, read, tree};
 
 /// Every route, as `openapi.json` must list them.
-pub const ROUTES: [(&str, &str); 16] = [
+pub const ROUTES: [(&str, &str); 25] = [
     ("POST", "/v1/entries"),
     ("GET", "/v1/entries"),
     ("POST", "/v1/entries:batch"),
@@ -18,6 +18,15 @@ pub const ROUTES: [(&str, &str); 16] = [
     ("GET", "/v1/checkpoint"),
     ("GET", "/v1/consistency"),
     ("GET", "/v1/tile/{path}"),
+    ("GET", "/v1/rules"),
+    ("PUT", "/v1/rules"),
+    ("POST", "/v1/proposals"),
+    ("GET", "/v1/proposals"),
+    ("GET", "/v1/proposals/{id}"),
+    ("GET", "/v1/proposals/{id}/statement"),
+    ("POST", "/v1/proposals/{id}/approvals"),
+    ("POST", "/v1/proposals/{id}/seal"),
+    ("POST", "/v1/proposals/{id}/withdraw"),
     ("GET", "/v1/export"),
     ("POST", "/v1/verify"),
     ("GET", "/v1/keys"),
@@ -38,6 +47,13 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/checkpoint", get(tree::checkpoint))
         .route("/v1/consistency", get(tree::consistency))
         .route("/v1/tile/{*path}", get(tree::tile))
+        .route("/v1/rules", get(govern::rules).put(govern::set_rules))
+        .route("/v1/proposals", post(govern::open).get(govern::list))
+        .route("/v1/proposals/{id}", get(govern::show))
+        .route("/v1/proposals/{id}/statement", get(govern::statement))
+        .route("/v1/proposals/{id}/approvals", post(govern::decide))
+        .route("/v1/proposals/{id}/seal", post(govern::seal))
+        .route("/v1/proposals/{id}/withdraw", post(govern::withdraw))
         .route("/v1/export", get(evidence::export))
         .route("/v1/verify", post(evidence::verify))
         .route("/v1/keys", get(read::keys))

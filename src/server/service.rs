@@ -13,6 +13,9 @@ use super::problem::Problem;
 use super::violation::Violations;
 use crate::anchor::Gauge;
 use crate::caller::{Access, Peer};
+use crate::governance::caller::Admission;
+use crate::governance::governor::Governor;
+use crate::governance::rules::{self, Verb};
 use crate::governance::{Policy, Refusal};
 use crate::index::{Index, IndexError};
 use crate::ledger::code::Code;
@@ -140,14 +143,47 @@ impl Service {
         }
     }
 
+    /// The state of governance after the committed entries.
+    pub(super) fn governor(&self) -> Arc<Governor> {
+        self.sequencer.gauges().governor()
+    }
+
+    /// Refuses a caller that may not do `verb`; without one, a caller that may do nothing at all. The
+    /// rules in force say so, or where there are none the socket's group.
+    pub(super) fn check_verb(&self, peer: &Peer, verb: impl Into<Option<Verb>>) -> Result<(), Problem> {
+        let verb = verb.into();
+        let governor = self.governor();
+        let rules = &governor.standing().rules;
+        if !rules.is_default() {
+            return Ok(Admission::of(rules, peer.kernel(), verb).map(drop)?);
+        }
+        match verb {
+            Some(Verb::Administer) if !self.access.may_administer(peer) => Err(not_allowed(peer, "administer")),
+            _ if self.access.may_append(peer) => Ok(()),
+            verb => Err(not_allowed(peer, verb.map_or("do anything", Verb::as_str))),
+        }
+    }
+
+    /// Refuses a caller that may do none of `verbs`.
+    pub(super) fn check_any(&self, peer: &Peer, verbs: &[Verb]) -> Result<(), Problem> {
+        let mut refused = Ok(());
+        for verb in verbs {
+            refused = self.check_verb(peer, *verb);
+            if refused.is_ok() {
+                break;
+            }
+        }
+        refused
+    }
+
     /// Refuses a caller that may not append.
     pub(super) fn check_append(&self, peer: &Peer) -> Result<(), Problem> {
-        if self.access.may_append(peer) { Ok(()) } else { Err(not_allowed(peer, "append entries")) }
+        self.check_verb(peer, Verb::Append)
     }
 
     /// Refuses a caller that may not read.
     pub(super) fn check_read(&self, peer: &Peer) -> Result<(), Problem> {
-        if self.access.may_read(peer) { Ok(()) } else { Err(not_allowed(peer, "read")) }
+        self.check_verb(peer, Verb::Read)
     }
 
     /// Refuses a caller that may not do what costs the others something.
@@ -221,6 +257,15 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let mut problem = Problem::new(refusal.code, refusal.detail);
         problem.pointer = (!refusal.pointer.is_empty()).then(|| refusal.pointer.to_owned());
+        problem
+    }
+}
+
+impl From<rules::Fault> for Problem {
+    fn from(fault: rules::Fault) -> Self {
+        let mut problem = Problem::new(fault.code, fault.to_string());
+        problem.line = fault.line.map(|line| line as u64);
+        problem.pointer = (!fault.pointer.is_empty()).then_some(fault.pointer);
         problem
     }
 }
