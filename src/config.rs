@@ -58,6 +58,9 @@ pub struct Config {
     /// Where the newest checkpoint is kept beside the ledger.
     #[serde(default)]
     pub anchor: Anchor,
+    /// Who may do what, and what it needs.
+    #[serde(default)]
+    pub rules: Rules,
 }
 
 /// `log_level`.
@@ -322,6 +325,15 @@ impl Default for Anchor {
     }
 }
 
+/// `[rules]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rules {
+    /// A file of rules, which a start and SIGHUP put in force; empty for none: then those stay that
+    /// are in force in the ledger.
+    pub file: PathBuf,
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -425,7 +437,7 @@ impl Config {
     }
 
     fn place(&mut self, base: &Path) {
-        let Config { ledger, token, server, publish, anchor, .. } = self;
+        let Config { ledger, token, server, publish, anchor, rules, .. } = self;
         for path in [
             &mut ledger.path,
             &mut ledger.index,
@@ -435,6 +447,7 @@ impl Config {
             &mut server.socket,
             &mut publish.directory,
             &mut anchor.file,
+            &mut rules.file,
         ] {
             if !path.as_os_str().is_empty() {
                 *path = base.join(&path);

@@ -31,20 +31,21 @@ use tokio::sync::{mpsc as answers, oneshot, watch};
 use crate::caller::Peer;
 use crate::failpoint;
 use crate::governance::governor::{self, Governor};
-use crate::governance::{Admitted, Policy};
+use crate::governance::{Admitted, Policy, Refusal};
 use crate::index::{Fact, Index};
 use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::{Checkpoint, Note};
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::{
-    ActorType, EntryId, EventCategory, EventType, ExecutionStatus, Sequence, SignatureAlgorithm,
+    ActorType, EntryId, EntryView, EventCategory, EventType, ExecutionStatus, Sequence, SignatureAlgorithm,
 };
 use crate::ledger::hash::Digest;
+use crate::ledger::json;
 use crate::ledger::key::{KeyId, Signature};
 use crate::ledger::tile::Edge;
 use crate::ledger::timestamp::Timestamp;
-use crate::store::{Committed, Reservation, Reserved, Store, StoreError};
+use crate::store::{Committed, algorithm_of, Reservation, Reserved, Store, StoreError};
 use crate::token::{Pool, SignError};
 
 /// A commit closes at this many bytes of entries, so that its transaction stays short.
@@ -56,6 +57,8 @@ const PACED_COMMITS: u32 = 8;
 const PACED_ENTRIES: f64 = 256.0;
 /// How far the wall clock may run ahead of the boot clock before an operator must look.
 const CLOCK_JUMP: Duration = Duration::from_secs(3_600);
+/// The `action_type` of the entry that changes how entries are signed from the next one on.
+pub const MODE_CHANGE: &str = "signature.mode";
 /// How often the disk's free space is looked at.
 const DISK_CHECK: Duration = Duration::from_secs(1);
 
@@ -196,8 +199,6 @@ enum Message {
     Submit(Vec<Submission>),
     /// What became of a job of signing, by its number.
     Signed(u64, Result<Vec<Signature>, SignError>),
-    /// Sign in this way from the next commit on.
-    Mode(SignatureAlgorithm),
     /// Stop, and say why: something beside the sequencer found that it must not go on.
     Fault(String),
     /// Seal what waits and a last entry, then stop.
@@ -341,7 +342,7 @@ impl Sequencer {
         }
         self.messages.send(Message::Submit(submissions)).map_err(|returned| match returned.0 {
             Message::Submit(submissions) => (Refused::ShuttingDown, submissions),
-            Message::Signed(..) | Message::Mode(_) | Message::Fault(_) | Message::Stop { .. } => {
+            Message::Signed(..) | Message::Fault(_) | Message::Stop { .. } => {
                 (Refused::ShuttingDown, Vec::new())
             }
         })
@@ -367,13 +368,6 @@ impl Sequencer {
         let expected = Duration::from_nanos(nanos);
         let full = queued >= QUEUE_ENTRIES || expected > self.queue_wait;
         full.then(|| (expected.as_secs() / 2).clamp(1, 60))
-    }
-
-    /// Has entries signed in another way once nothing is reserved. What says so in the ledger must
-    /// be sealed already.
-    pub fn switch(&self, algorithm: SignatureAlgorithm) {
-        // Fails only when it has stopped already.
-        let _ = self.messages.send(Message::Mode(algorithm));
     }
 
     /// The newest checkpoint that was signed since the start, as it changes.
@@ -553,7 +547,6 @@ impl Thread {
                     flight.signatures = Some(signatures);
                 }
             }
-            Message::Mode(algorithm) => self.switch = Some(algorithm),
             Message::Signed(_, Err(error)) => {
                 // Reserved and unsigned: the next start signs exactly these.
                 self.note_fault(Code::TokenUnavailable, format!("the token can't sign: {error}"));
@@ -615,10 +608,11 @@ impl Thread {
             (view.sequence_number, view.timestamp) = (entry.sequence(), entry.timestamp());
             view.entry_hash = entry.hash();
             // What the auditor would refuse is refused before it has a place.
+            let switch = self.switch_by(&view)?;
             let governor = if Governor::concerns(&view) { self.governor.followed(&view)? } else { None };
-            Ok((admitted, entry, head, governor))
+            Ok((admitted, entry, head, governor, switch))
         });
-        let (admitted, entry, head, governor) = match judged {
+        let (admitted, entry, head, governor, switch) = match judged {
             Ok(judged) => judged,
             Err(governed) => {
                 if matches!(ticket, Ticket::Own) {
@@ -628,6 +622,7 @@ impl Thread {
             }
         };
         let before = (std::mem::replace(&mut self.head, head), self.governor.clone());
+        self.switch = switch.or(self.switch);
         if let Some((uid, content)) = admitted.idempotency() {
             self.pending.insert(entry.id(), Pending { uid, content, sequence: entry.sequence() });
         }
@@ -645,6 +640,24 @@ impl Thread {
         batch.reservation.entries.push(Reserved { entry, idempotency: admitted.idempotency() });
         if is_own {
             batch.own.push((index, admitted));
+        }
+    }
+
+    /// How entries are signed after `entry`, where it changes that.
+    fn switch_by(&self, entry: &EntryView<'_>) -> Result<Option<SignatureAlgorithm>, governor::Refused> {
+        if entry.action_type != MODE_CHANGE || !entry.is_daemons() {
+            return Ok(None);
+        }
+        let mode = |name| {
+            let value = json::member(entry.action_payload, name)?;
+            algorithm_of(value.strip_prefix('"')?.strip_suffix('"')?)
+        };
+        match (mode("from"), mode("to")) {
+            (Some(from), Some(to)) if from == self.algorithm && to != from => Ok(Some(to)),
+            _ => Err(Refusal::new(Code::SignatureMode)
+                .at("/action_payload")
+                .because("must say `from` what mode that is now, `to` which other one")
+                .into()),
         }
     }
 
@@ -1014,7 +1027,7 @@ impl Thread {
         // A batch waits for each of its lines, so none may be left without an answer.
         let unread = inbox.try_iter().filter_map(|message| match message {
             Message::Submit(submissions) => Some(submissions),
-            Message::Signed(..) | Message::Mode(_) | Message::Fault(_) | Message::Stop { .. } => None,
+            Message::Signed(..) | Message::Fault(_) | Message::Stop { .. } => None,
         });
         for submission in std::mem::take(&mut self.overflow).into_iter().chain(unread.flatten()) {
             self.refuse(submission.ticket, Refused::ShuttingDown);
@@ -1096,7 +1109,7 @@ enum Known {
 
 fn quoted(text: &str) -> String {
     let mut out = Vec::new();
-    crate::ledger::json::write_string(text, &mut out);
+    json::write_string(text, &mut out);
     String::from_utf8_lossy(&out).into_owned()
 }
 

@@ -3,10 +3,12 @@
 //!
 //! [`init`] makes a ledger, [`serve`] runs one, [`offline`] exports and verifies one without token,
 //! PIN or daemon, so that evidence is never stranded. [`genesis`] is what the first entry says,
-//! [`successor`] what it says of a ledger before. [`anchors`] are what shows that a ledger was rolled back.
+//! [`governing`] puts rules in force,
+//! [`successor`] says what a genesis says of a ledger before. [`anchors`] are what shows that a ledger was rolled back.
 
 pub mod anchors;
 pub mod genesis;
+pub mod governing;
 pub mod init;
 pub mod offline;
 pub mod serve;
@@ -81,6 +83,8 @@ pub enum Fault {
     Index(#[from] IndexError),
     #[error("couldn't open the socket: {0}")]
     Bind(#[from] BindError),
+    #[error("the rules {}: {fault}", path.display())]
+    Rules { path: PathBuf, fault: crate::governance::rules::Fault },
     #[error("couldn't {doing}: {source}")]
     Io { doing: String, source: std::io::Error },
     #[error("stopped: {0}")]
@@ -105,6 +109,7 @@ impl Fault {
             | Fault::OtherKey { .. }
             | Fault::OtherReservation { .. }
             | Fault::Tail(_)
+            | Fault::Rules { .. }
             | Fault::NoAnchor => OPERATOR_NEEDED,
             Fault::Anchor(contradiction) if contradiction.needs_operator() => OPERATOR_NEEDED,
             Fault::Index(IndexError::Ahead { .. }) => OPERATOR_NEEDED,
@@ -136,6 +141,10 @@ impl Fault {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         Some(match self {
+            Fault::Rules { .. } => {
+                "mend the file (`attestctl rules check` explains it), or take `rules.file` out of the configuration"
+                    .into()
+            }
             Fault::NoLedger(_) | Fault::Store(StoreError::Missing(_)) => {
                 "a ledger is only ever made on purpose: `attestd init --config FILE` makes a new one. If there was \
                  one, find out where it went before you do"

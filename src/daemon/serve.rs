@@ -14,7 +14,7 @@ use super::anchors::Checked;
 use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
 use super::offline::{lines, read_genesis};
-use super::{Fault, anchors, host, io, token_options};
+use super::{Fault, anchors, governing, host, io, token_options};
 use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
 use crate::config::{self, Config};
@@ -31,7 +31,7 @@ use crate::ledger::key::PublicKey;
 use crate::ledger::merkle::{NodeHash, TreeSize};
 use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
-use crate::sequencer::{Event, Outcome, Sequencer, Setup, Submission, Ticket, now};
+use crate::sequencer::{Event, MODE_CHANGE, Outcome, Sequencer, Setup, Submission, Ticket, now};
 use crate::server::budget::Budget;
 use crate::server::listener::{self, Connections, Limits};
 use crate::server::routes;
@@ -40,8 +40,6 @@ use crate::server::tree;
 use crate::store::{Reader, Store, StoreError, Unfinished, algorithm_of, mode_of};
 use crate::token::{Identity, Pool, Token};
 
-/// The `action_type` of the entry that changes how entries are signed from the next one on.
-const MODE_CHANGE: &str = "signature.mode";
 /// How many of the last entries a start checks in full: what a crash could have touched, and
 /// little enough that a start takes the same time at any length.
 const CHECKED_AT_START: u64 = 1_024;
@@ -204,6 +202,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
     // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
     // that connect already are heard once it is sealed.
+    let rules = governing::read(config)?;
     let (socket, access) = listener::bind(&config.server)?;
     let (fault_sender, mut fault) = oneshot::channel();
     let sequencer = Sequencer::start(Setup {
@@ -236,9 +235,15 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     if algorithm != tree.algorithm {
         let (from, to) = (mode_of(tree.algorithm), mode_of(algorithm));
         let payload = format!(r#"{{"from":"{from}","to":"{to}"}}"#);
-        tracing::info!(from, to, "changing the mode of signing");
-        append_own(&sequencer, (EventType::Change, EventCategory::Normal, MODE_CHANGE, payload)).await?;
-        sequencer.switch(algorithm);
+        if sequencer.gauges().governor().may_perform(MODE_CHANGE) {
+            tracing::info!(from, to, "changing the mode of signing");
+            append_own(&sequencer, (EventType::Change, EventCategory::Normal, MODE_CHANGE, payload)).await?;
+        } else {
+            tracing::warn!(from, to, "the rules ask for approvals to change the mode of signing: propose it");
+        }
+    }
+    if let Some(rules) = rules {
+        governing::apply(&sequencer, &config.rules.file, rules).await?;
     }
     let wal = tokio::task::spawn_blocking({
         let (ledger, sequencer) = (config.ledger.path.clone(), sequencer.clone());
@@ -291,6 +296,24 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
             while !stopping {
                 stopping = tokio::time::timeout(SETTLE_EVERY, draining.wait_for(|stop| *stop)).await.is_ok();
                 service.violations.settle(&service.sequencer, stopping).await;
+                governing::expire(&service.sequencer).await;
+            }
+        }
+    });
+    let mut hangup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
+    let reloading = tokio::spawn({
+        let (config, sequencer) = (config.clone(), sequencer.clone());
+        async move {
+            while hangup.recv().await.is_some() {
+                tracing::info!("reading the rules again");
+                let applied = match governing::read(&config) {
+                    Ok(Some(rules)) => governing::apply(&sequencer, &config.rules.file, rules).await,
+                    Ok(None) => Ok(()),
+                    Err(fault) => Err(fault),
+                };
+                if let Err(fault) = applied {
+                    tracing::error!(%fault, "the rules in force stay");
+                }
             }
         }
     });
@@ -311,6 +334,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     };
     listener::serve(socket, routes::router(service), Limits::from(&config.server), connections, shutdown)
         .await;
+    reloading.abort();
     let _ = settled.await;
     sequencer.stop(reason).await;
     // The checkpoint of the SHUTDOWN entry is published, and goes into the anchors too.

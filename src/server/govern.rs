@@ -21,9 +21,9 @@ use crate::governance::approval::{Decision, ProposalId};
 use crate::governance::caller::{Admission, named};
 use crate::governance::governor::{self, Governor, Refused};
 use crate::governance::proposal::Proposal;
-use crate::governance::rules::{InForce, Rules, Verb};
+use crate::governance::rules::{self, InForce, Rules, Verb};
 use crate::ledger::code::Code;
-use crate::ledger::draft::{Draft, PROPOSABLE};
+use crate::ledger::draft::Draft;
 use crate::ledger::entry::{ActorType, EntryId, EventCategory, EventType, ExecutionStatus};
 use crate::ledger::json;
 use crate::sequencer::{Event, Outcome, Step, Submission, Ticket, fresh_id, now};
@@ -75,7 +75,7 @@ pub(super) async fn set_rules(
 ///
 /// # Errors
 /// The first fault, with its line.
-pub fn read_rules(text: &str) -> Result<Rules, Problem> {
+pub(crate) fn read_rules(text: &str) -> Result<Rules, rules::Fault> {
     let mut rules = Rules::from_toml(text)?;
     rules.resolve_groups(|name| {
         nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
@@ -84,7 +84,7 @@ pub fn read_rules(text: &str) -> Result<Rules, Problem> {
 }
 
 /// The entry that puts `rules` in force, for the daemon itself or at the word of `by`.
-pub fn set(rules: Option<Rules>, by: Option<Arc<Peer>>) -> Step {
+pub(crate) fn set(rules: Option<Rules>, by: Option<Arc<Peer>>) -> Step {
     Box::new(move |governor, policy, _| {
         if let Some(rules) = &rules {
             governor.check_rules(rules).map_err(Refusal::from)?;
@@ -274,8 +274,8 @@ pub(super) async fn seal(
         attempt.result_data.clone_from(&outcome.result_data);
         attempt.error_details.clone_from(&outcome.error_details);
         attempt.rollback_executed = outcome.rollback_executed;
-        if PROPOSABLE.contains(&attempt.action_type.as_str()) && attempt.action_type != "rules.set" {
-            let detail = format!("this version cannot perform `{}` while it runs", attempt.action_type);
+        if attempt.action_type.starts_with("key.") {
+            let detail = format!("this version cannot perform `{}`", attempt.action_type);
             return Err(Problem::new(Code::GovernanceUnavailable, detail));
         }
         let (sealer, offender) = (peer.clone(), peer.clone());

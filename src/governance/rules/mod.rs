@@ -37,6 +37,8 @@ use crate::ledger::score::Scale;
 pub const MAX_CALLERS: usize = 4_096;
 /// Approvers are people.
 pub const MAX_APPROVERS: usize = 256;
+/// The most that a file of rules, or their canonical form, may have.
+pub const MAX_RULES_BYTES: usize = super::value::MAX_BYTES;
 /// As with callers.
 pub const MAX_ACTIONS: usize = 4_096;
 /// Provers are programs that somebody runs.

@@ -1,0 +1,109 @@
+//! What the daemon does for governance of its own accord: it puts the rules of a file in force, and
+//! ends proposals whose time is over.
+
+use std::path::Path;
+
+use tokio::sync::oneshot;
+
+use super::{Fault, io};
+use crate::config::Config;
+use crate::governance::Refusal;
+use crate::governance::governor::{Governor, Refused};
+use crate::governance::rules::{MAX_RULES_BYTES, Rules};
+use crate::ledger::code::Code;
+use crate::ledger::draft::Draft;
+use crate::ledger::entry::{ActorType, EventType, ExecutionStatus};
+use crate::sequencer::{Event, Outcome, Sequencer, Step, Submission, Ticket, fresh_id, now};
+use crate::server::govern;
+
+/// The rules of the configured file; `None` where none is configured.
+///
+/// # Errors
+/// When the file can't be read or does not hold rules.
+pub fn read(config: &Config) -> Result<Option<Rules>, Fault> {
+    let path = &config.rules.file;
+    if path.as_os_str().is_empty() { Ok(None) } else { read_file(path).map(Some) }
+}
+
+fn read_file(path: &Path) -> Result<Rules, Fault> {
+    use std::io::Read;
+    let doing = || io(format!("read the rules {}", path.display()));
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(doing())?;
+    // One byte more shows that there is too much.
+    file.take(MAX_RULES_BYTES as u64 + 1).read_to_string(&mut text).map_err(doing())?;
+    govern::read_rules(&text).map_err(|fault| Fault::Rules { path: path.to_owned(), fault })
+}
+
+/// Puts `rules` in force, where they are not yet and the rules in force let the daemon.
+///
+/// # Errors
+/// When the rules can't be in force here, or the entry could not be written.
+pub async fn apply(sequencer: &Sequencer, path: &Path, rules: Rules) -> Result<(), Fault> {
+    let governor = sequencer.gauges().governor();
+    let hash = rules.hash().to_hex();
+    if governor.standing().rules.label() == hash {
+        return Ok(());
+    }
+    match write(sequencer, govern::set(Some(rules), None)).await? {
+        Ok(()) => {
+            tracing::info!(%hash, "the rules of the file are in force");
+            Ok(())
+        }
+        Err(Refused::Plain(refusal)) if refusal.code == Code::QuorumInvariant => {
+            tracing::warn!(
+                file = %path.display(),
+                "the file holds other rules than those in force, which ask for approvals: propose them; \
+                 the rules in force stay"
+            );
+            Ok(())
+        }
+        Err(refused) => {
+            let Refusal { code, pointer, detail } = refused.into();
+            let fault = crate::governance::rules::Fault { code, line: None, pointer, detail };
+            Err(Fault::Rules { path: path.to_owned(), fault })
+        }
+    }
+}
+
+/// Ends the proposals whose time is over.
+pub async fn expire(sequencer: &Sequencer) {
+    let governor = sequencer.gauges().governor();
+    for id in governor.expired(now()) {
+        let expiring: Step = Box::new(move |governor, policy, now| {
+            // Sealed, or ended otherwise, at the last moment.
+            if !governor.proposal(id)?.is_over(now) {
+                return Err(Refusal::new(Code::ProposalExpiry).into());
+            }
+            let mut draft = Draft::new(
+                EventType::Decision,
+                "proposal.expire",
+                Governor::expire(id),
+                ExecutionStatus::Success,
+                ActorType::System,
+            );
+            draft.severity = 0;
+            Ok(policy.own_under(&governor.standing().rules.label(), draft, fresh_id()))
+        });
+        match write(sequencer, expiring).await {
+            Ok(Ok(())) => tracing::info!(proposal = %id, "expired"),
+            Ok(Err(refused)) => tracing::debug!(proposal = %id, %refused, "not expired"),
+            Err(fault) => tracing::warn!(proposal = %id, %fault, "couldn't expire; trying again"),
+        }
+    }
+}
+
+async fn write(sequencer: &Sequencer, step: Step) -> Result<Result<(), Refused>, Fault> {
+    let (ticket, outcome) = oneshot::channel();
+    let event = Event::Step(step);
+    let submission = Submission { event, ticket: Ticket::Single(ticket), searched: 0, receipt: false };
+    let refused = sequencer.submit(vec![submission]).err().map(|(refused, _)| format!("{refused:?}"));
+    match (refused, outcome.await) {
+        (None, Ok(Outcome::Committed { .. })) => Ok(Ok(())),
+        (None, Ok(Outcome::Governed(governed))) => Ok(Err(governed.refused)),
+        (refused, other) => {
+            let why = refused.unwrap_or_else(|| format!("{other:?}"));
+            Err(Fault::Stopped(sequencer.gauges().fault().unwrap_or(why)))
+        }
+    }
+}
