@@ -45,7 +45,7 @@ use crate::ledger::json;
 use crate::ledger::key::{KeyId, Signature};
 use crate::ledger::tile::Edge;
 use crate::ledger::timestamp::Timestamp;
-use crate::store::{Committed, algorithm_of, Reservation, Reserved, Store, StoreError};
+use crate::store::{Committed, Reservation, Reserved, Store, StoreError, algorithm_of};
 use crate::token::{Pool, SignError};
 
 /// A commit closes at this many bytes of entries, so that its transaction stays short.
@@ -224,6 +224,8 @@ pub struct Gauges {
     /// Set once when the daemon must stop.
     fault: Mutex<Option<(Code, String)>>,
     head: Mutex<Option<Head>>,
+    /// Whether entries are signed by the checkpoints that end commits.
+    is_by_tree: AtomicBool,
     governor: Mutex<Arc<Governor>>,
     /// The newest signed checkpoint since the start.
     note: watch::Sender<Option<Arc<Note>>>,
@@ -234,6 +236,19 @@ impl Gauges {
     #[must_use]
     pub fn head(&self) -> Head {
         self.head.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Head::EMPTY)
+    }
+
+    /// How entries are signed now.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        match self.is_by_tree.load(Ordering::Acquire) {
+            false => SignatureAlgorithm::EntryP256,
+            true => SignatureAlgorithm::TreeP256,
+        }
+    }
+
+    fn set_algorithm(&self, algorithm: SignatureAlgorithm) {
+        self.is_by_tree.store(algorithm == SignatureAlgorithm::TreeP256, Ordering::Release);
     }
 
     /// The state of governance after the committed entries.
@@ -311,6 +326,7 @@ impl Sequencer {
         *gauges.governor.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup.governor.clone());
         gauges.committed.store(setup.head.next.0, Ordering::Release);
         *gauges.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.head);
+        gauges.set_algorithm(setup.algorithm);
         let queue_wait = setup.queue_wait;
         let thread = std::thread::Builder::new().name("sequencer".into()).spawn({
             let (gauges, messages) = (gauges.clone(), messages.clone());
@@ -654,7 +670,7 @@ impl Thread {
         };
         match (mode("from"), mode("to")) {
             (Some(from), Some(to)) if from == self.algorithm && to != from => Ok(Some(to)),
-            _ => Err(Refusal::new(Code::SignatureMode)
+            _ => Err(Refusal::new(Code::ProposalMalformed)
                 .at("/action_payload")
                 .because("must say `from` what mode that is now, `to` which other one")
                 .into()),
@@ -752,6 +768,7 @@ impl Thread {
                 self.switch.take_if(|_| self.flights.is_empty() && self.gathering.is_none())
             {
                 self.algorithm = algorithm;
+                self.gauges.set_algorithm(algorithm);
             }
             self.place_overflow();
             let signed = self.flights.pop_front_if(|flight| flight.signatures.is_some());

@@ -273,7 +273,6 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         origin: genesis.origin.clone(),
         ledger: config.ledger.path.clone(),
         key: genesis.key.clone(),
-        algorithm,
         token,
         pool,
         anchors: gauges,

@@ -150,7 +150,11 @@ pub(super) fn unknown(id: EntryId) -> Problem {
 }
 
 /// Reads the whole body, for which room is taken beforehand.
-pub(super) async fn read_body(service: &Service, uid: u32, request: Request) -> Result<(Vec<u8>, Lease), Problem> {
+pub(super) async fn read_body(
+    service: &Service,
+    uid: u32,
+    request: Request,
+) -> Result<(Vec<u8>, Lease), Problem> {
     let mut body = request.into_body();
     let limit = service.request_bytes;
     let too_large = || Problem::new(Code::RequestTooLarge, format!("a request body may have {limit} bytes"));

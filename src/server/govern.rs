@@ -97,8 +97,7 @@ pub(crate) fn set(rules: Option<Rules>, by: Option<Arc<Peer>>) -> Step {
         let by = by.as_ref().map(|peer| caller(&standing.rules, peer, Some(Verb::Administer))).transpose()?;
         let by = by.as_ref().map(|(actor_id, peer_json)| (actor_id.as_str(), peer_json.as_str()));
         let payload = Governor::set_rules(rules.as_ref(), by);
-        let draft =
-            own(EventType::Change, "rules.set", payload);
+        let draft = own(EventType::Change, "rules.set", payload);
         Ok(policy.own_under(&standing.rules.label(), draft, fresh_id()))
     })
 }

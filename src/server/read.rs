@@ -275,7 +275,7 @@ pub(super) async fn stats(
         head.next.0.saturating_sub(1),
         head.hash,
         head.timestamp,
-        mode_of(service.algorithm),
+        mode_of(gauges.algorithm()),
         service.key.id(),
         service.started_at,
         service.started.elapsed().as_secs(),

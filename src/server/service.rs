@@ -19,7 +19,6 @@ use crate::governance::rules::{self, Verb};
 use crate::governance::{Policy, Refusal};
 use crate::index::{Index, IndexError};
 use crate::ledger::code::Code;
-use crate::ledger::entry::SignatureAlgorithm;
 use crate::ledger::key::PublicKey;
 use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::{Refused, Sequencer};
@@ -37,8 +36,6 @@ pub struct Service {
     pub ledger: PathBuf,
     /// The key that signs.
     pub key: PublicKey,
-    /// How entries are signed.
-    pub algorithm: SignatureAlgorithm,
     /// The token that holds it.
     pub token: Identity,
     /// Its workers.
@@ -91,7 +88,6 @@ pub struct Parts {
     pub origin: String,
     pub ledger: PathBuf,
     pub key: PublicKey,
-    pub algorithm: SignatureAlgorithm,
     pub token: Identity,
     pub pool: Arc<Pool>,
     pub anchors: Arc<[Gauge]>,
@@ -116,7 +112,6 @@ impl Service {
             origin: parts.origin,
             ledger: parts.ledger,
             key: parts.key,
-            algorithm: parts.algorithm,
             token: parts.token,
             pool: parts.pool,
             anchors: parts.anchors,
@@ -158,7 +153,9 @@ impl Service {
             return Ok(Admission::of(rules, peer.kernel(), verb).map(drop)?);
         }
         match verb {
-            Some(Verb::Administer) if !self.access.may_administer(peer) => Err(not_allowed(peer, "administer")),
+            Some(Verb::Administer) if !self.access.may_administer(peer) => {
+                Err(not_allowed(peer, "administer"))
+            }
             _ if self.access.may_append(peer) => Ok(()),
             verb => Err(not_allowed(peer, verb.map_or("do anything", Verb::as_str))),
         }
