@@ -624,6 +624,17 @@ pub struct Page {
 }
 
 impl Filter {
+    /// Whether it asks for what only those may know who may see an entry in full.
+    #[must_use]
+    pub fn looks_inside(&self) -> bool {
+        self.execution_status.is_some()
+            || self.severity.is_some()
+            || self.severity_min.is_some()
+            || self.actor_id.is_some()
+            || self.action_type.is_some()
+            || self.action_type_prefix.is_some()
+    }
+
     /// Whether `entry` matches, apart from range and order: the check against the signed bytes.
     #[must_use]
     pub fn matches(&self, entry: &EntryView<'_>) -> bool {

@@ -52,6 +52,8 @@ use crate::token::{Pool, SignError};
 const COMMIT_BYTES: usize = 8 << 20;
 /// How many entries may wait, whatever they hold; memory is bounded by the budget of the server.
 const QUEUE_ENTRIES: u64 = 65_536;
+/// How many callers are known before those are forgotten of whom nothing waits.
+const SHARES: usize = 1_024;
 /// From how many commits or entries on the pace is believed.
 const PACED_COMMITS: u32 = 8;
 const PACED_ENTRIES: f64 = 256.0;
@@ -192,6 +194,25 @@ pub struct Submission {
     pub searched: u64,
     /// Whether its commit is to end with a checkpoint, because a receipt is wanted.
     pub receipt: bool,
+    /// Of the queue, what it takes of the caller's share; [`Sequencer::submit`] says.
+    pub share: Option<Share>,
+}
+
+/// A place in the queue that counts for a caller, until it is dropped.
+#[derive(Debug)]
+pub struct Share(Arc<AtomicU64>);
+
+impl Share {
+    fn of(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Share(count.clone())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// What the sequencer is told.
@@ -312,6 +333,8 @@ pub struct Sequencer {
     messages: Sender<Message>,
     gauges: Arc<Gauges>,
     queue_wait: Duration,
+    /// How many entries of each caller wait.
+    shares: Mutex<HashMap<u32, Arc<AtomicU64>>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -332,7 +355,13 @@ impl Sequencer {
             let (gauges, messages) = (gauges.clone(), messages.clone());
             move || Thread::new(setup, gauges, messages).run(&inbox)
         })?;
-        Ok(Sequencer { messages, gauges, queue_wait, thread: Mutex::new(Some(thread)) })
+        Ok(Sequencer {
+            messages,
+            gauges,
+            queue_wait,
+            shares: Mutex::default(),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// The figures.
@@ -341,19 +370,32 @@ impl Sequencer {
         &self.gauges
     }
 
-    /// Hands over entries of clients. Each ticket gets its outcome unless this refuses them all.
+    /// Hands over entries of clients of the user `uid`, or of the daemon's own. Each ticket gets its
+    /// outcome unless this refuses them all.
     ///
     /// # Errors
-    /// When the queue is full or the daemon is stopping; nothing was taken then, and the
-    /// submissions come back.
-    pub fn submit(&self, submissions: Vec<Submission>) -> Result<(), (Refused, Vec<Submission>)> {
+    /// When the queue, or the half of it that one caller may fill, is full, or the daemon is stopping;
+    /// nothing was taken then, and the submissions come back.
+    pub fn submit(
+        &self,
+        uid: Option<u32>,
+        mut submissions: Vec<Submission>,
+    ) -> Result<(), (Refused, Vec<Submission>)> {
         if self.gauges.stopping.load(Ordering::Acquire) {
             return Err((Refused::ShuttingDown, submissions));
+        }
+        if let Some(uid) = uid {
+            let share = self.share(uid);
+            if let Some(retry_after) = self.too_long(share.load(Ordering::Acquire).saturating_mul(2)) {
+                return Err((Refused::QueueFull { retry_after }, submissions));
+            }
+            submissions.iter_mut().for_each(|submission| submission.share = Some(Share::of(&share)));
         }
         let count = submissions.len() as u64;
         let queued = self.gauges.queued.fetch_add(count, Ordering::AcqRel);
         if let Some(retry_after) = self.too_long(queued) {
             self.gauges.queued.fetch_sub(count, Ordering::AcqRel);
+            submissions.iter_mut().for_each(|submission| submission.share = None);
             return Err((Refused::QueueFull { retry_after }, submissions));
         }
         self.messages.send(Message::Submit(submissions)).map_err(|returned| match returned.0 {
@@ -362,6 +404,27 @@ impl Sequencer {
                 (Refused::ShuttingDown, Vec::new())
             }
         })
+    }
+
+    fn share(&self, uid: u32) -> Arc<AtomicU64> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() >= SHARES && !shares.contains_key(&uid) {
+            shares.retain(|_, count| Arc::strong_count(count) > 1);
+        }
+        shares.entry(uid).or_default().clone()
+    }
+
+    /// Has one entry written that is made when its turn comes.
+    ///
+    /// # Errors
+    /// As [`Sequencer::submit`].
+    pub async fn perform(&self, event: Event) -> Result<Outcome, Refused> {
+        let (ticket, outcome) = oneshot::channel();
+        let ticket = Ticket::Single(ticket);
+        let submission = Submission { event, ticket, searched: 0, receipt: false, share: None };
+        self.submit(None, vec![submission]).map_err(|(refused, _)| refused)?;
+        // The thread ends without an answer only when it stops.
+        outcome.await.map_err(|_| Refused::ShuttingDown)
     }
 
     /// Whether entries would be taken now.
@@ -419,10 +482,14 @@ struct Pending {
     sequence: Sequence,
 }
 
+/// Who waits for which entry of a commit, whether it repeats an earlier request, and what it takes of
+/// its caller's share.
+type Waiting = (usize, Ticket, bool, Option<Share>);
+
 /// Entries of one commit, and who waits for them: tickets by index, repeats behind.
 struct Batch {
     reservation: Reservation,
-    tickets: Vec<(usize, Ticket, bool)>,
+    tickets: Vec<Waiting>,
     /// What the index will be told.
     facts: Vec<Fact>,
     /// The daemon's own among the entries, by index, should they have to be placed again.
@@ -578,7 +645,8 @@ impl Thread {
                     Event::own(EventType::Shutdown, EventCategory::Normal, "system_shutdown", payload);
                 self.gauges.queued.fetch_add(1, Ordering::AcqRel);
                 // The last entry is under a checkpoint too.
-                self.admit(Submission { event, ticket: Ticket::Own, searched: 0, receipt: true });
+                let ticket = Ticket::Own;
+                self.admit(Submission { event, ticket, searched: 0, receipt: true, share: None });
                 self.stop = Some((reason, done));
             }
         }
@@ -604,12 +672,12 @@ impl Thread {
     }
 
     fn place(&mut self, submission: Submission) {
-        let Submission { event, ticket, searched, receipt } = submission;
+        let Submission { event, ticket, searched, receipt, share } = submission;
         if let Event::Append(admitted, _) = &event
             && let Some((uid, content)) = admitted.idempotency()
             && let Some(known) = self.known(admitted, searched)
         {
-            return self.repeat(admitted.id(), (uid, content), known, ticket);
+            return self.repeat(admitted.id(), (uid, content), known, (ticket, share));
         }
         let is_own = matches!(event, Event::Step(_));
         let now = match self.clock.now() {
@@ -651,7 +719,7 @@ impl Thread {
         batch.receipt |= receipt;
         batch.bytes += entry.unsigned().line.len();
         let index = batch.reservation.entries.len();
-        batch.tickets.push((index, ticket, false));
+        batch.tickets.push((index, ticket, false, share));
         batch.facts.push(Fact::of(&admitted.view(), entry.sequence(), entry.timestamp(), entry.hash()));
         batch.reservation.entries.push(Reserved { entry, idempotency: admitted.idempotency() });
         if is_own {
@@ -731,7 +799,8 @@ impl Thread {
         found.map(|_| Known::Committed)
     }
 
-    fn repeat(&mut self, id: EntryId, asked: (u32, Digest), known: Known, ticket: Ticket) {
+    fn repeat(&mut self, id: EntryId, asked: (u32, Digest), known: Known, waiting: (Ticket, Option<Share>)) {
+        let (ticket, share) = waiting;
         let (uid, content) = asked;
         match known {
             Known::Pending { uid: owner, .. } if owner != uid => self.refuse(ticket, Refused::IdTaken),
@@ -745,7 +814,7 @@ impl Thread {
                     if let Some(index) = sequence.0.checked_sub(first)
                         && index < batch.reservation.entries.len() as u64
                     {
-                        batch.tickets.push((index as usize, ticket, true));
+                        batch.tickets.push((index as usize, ticket, true, share));
                         return;
                     }
                 }
@@ -855,7 +924,7 @@ impl Thread {
             (None, Err(_)) if !unanswered.is_empty() => {
                 let unknown = tickets
                     .into_iter()
-                    .map(|(index, ticket, _)| (ticket, Outcome::Unknown(unanswered[index])))
+                    .map(|(index, ticket, ..)| (ticket, Outcome::Unknown(unanswered[index])))
                     .collect();
                 self.answer(unknown);
                 Err(())
@@ -897,7 +966,7 @@ impl Thread {
         &mut self,
         committed: &Arc<Committed>,
         facts: Vec<Fact>,
-        tickets: Vec<(usize, Ticket, bool)>,
+        tickets: Vec<Waiting>,
         governor: Option<Arc<Governor>>,
     ) {
         if let Err(error) = self.setup.index.note(facts)
@@ -932,7 +1001,7 @@ impl Thread {
         }
         let outcomes = tickets
             .into_iter()
-            .map(|(index, ticket, replayed)| {
+            .map(|(index, ticket, replayed, _)| {
                 (ticket, Outcome::Committed { commit: committed.clone(), index, replayed })
             })
             .collect();
@@ -1002,12 +1071,13 @@ impl Thread {
     fn withdraw(&mut self, mut batch: Batch, refused: Refused) {
         for (index, admitted) in std::mem::take(&mut batch.own).into_iter().rev() {
             if let Some(at) = batch.tickets.iter().position(|(of, ..)| *of == index) {
-                let (_, ticket, _) = batch.tickets.remove(at);
+                let (_, ticket, _, share) = batch.tickets.remove(at);
                 self.overflow.push_front(Submission {
                     event: Event::Step(Box::new(|_, _, _| Ok(admitted))),
                     ticket,
                     searched: 0,
                     receipt: batch.receipt,
+                    share,
                 });
             }
         }
@@ -1020,7 +1090,7 @@ impl Thread {
         for reserved in &batch.reservation.entries {
             self.pending.remove(&reserved.entry.id());
         }
-        let refusals = batch.tickets.into_iter().map(|(_, ticket, _)| (ticket, Outcome::Refused(refused)));
+        let refusals = batch.tickets.into_iter().map(|(_, ticket, ..)| (ticket, Outcome::Refused(refused)));
         self.answer(refusals.collect());
     }
 
@@ -1034,7 +1104,7 @@ impl Thread {
             let unknown = batch
                 .tickets
                 .into_iter()
-                .map(|(index, ticket, _)| (ticket, Outcome::Unknown(ids[index])))
+                .map(|(index, ticket, ..)| (ticket, Outcome::Unknown(ids[index])))
                 .collect();
             self.answer(unknown);
         }

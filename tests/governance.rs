@@ -450,3 +450,136 @@ fn the_mode_of_signing_changes_by_proposal_too() {
     assert_eq!(daemon.get("/v1/stats").json()["signature_mode"], "commit");
     audited(&world, daemon);
 }
+
+#[test]
+fn who_lacks_the_clearance_sees_that_there_is_an_entry_and_no_more() {
+    let uid = nix::unistd::Uid::effective();
+    let world = World::new();
+    // attestctl is another program, so it can be another caller.
+    let text = format!(
+        "[[callers]]\nname = \"clerk\"\nuid = {uid}\nexe = \"{}\"\nverbs = [\"read\"]\n\
+         [[callers]]\nname = \"chief\"\nuid = {uid}\nclearance = 5\n\
+         verbs = [\"append\", \"read\", \"propose\", \"seal\", \"administer\"]\n\
+         [[approvers]]\nname = \"a\"\nrole = \"r\"\npublic_key = '''{}'''\n\
+         [[actions]]\ntype = \"personnel.*\"\nclearance = 5\n[[actions]]\ntype = \"personnel.fire\"\napprovals = 1\n",
+        env!("CARGO_BIN_EXE_attestctl"),
+        secret(1).verifying_key().to_public_key_pem(LineEnding::LF).expect("a key"),
+    );
+    fs::write(world.dir().join("rules.toml"), text).expect("writable");
+    world.configure("rules", "file = \"rules.toml\"");
+    let daemon = world.serve();
+    let hidden = daemon.append(request("").replace("test.run", "personnel.hire"));
+    let open = daemon.append(REQUEST);
+    let fire = request("").replace("test.run", "personnel.fire");
+    let violation =
+        daemon.post("/v1/entries", &fire).problem(422, "invariant-6-quorum")["sequence_number"].clone();
+    let proposal = daemon.post("/v1/proposals", &fire).json();
+    let see = |reference: &Value| {
+        let reference = reference.as_str().map_or_else(|| reference.to_string(), str::to_owned);
+        world.attestctl(&["get", "--json", &reference])
+    };
+    let seen = |reference: &Value| -> Value {
+        let output = see(reference);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    assert_eq!(seen(&open["sequence_number"]), open);
+    assert_eq!(seen(&open["entry_id"]), open);
+    for entry in [&hidden, &daemon.get(&format!("/v1/entries/{violation}")).json(), &proposal] {
+        let names = ["entry_hash", "event_category", "event_type", "sequence_number", "timestamp"];
+        let expected: serde_json::Map<String, Value> =
+            names.iter().map(|name| ((*name).to_owned(), entry[*name].clone())).collect();
+        assert_eq!(seen(&entry["sequence_number"]), Value::Object(expected));
+        // Not even the id can be tried out.
+        assert_eq!(see(&entry["entry_id"]).status.code(), Some(1), "{}", entry["action_type"]);
+        assert_eq!(
+            daemon.get(&format!("/v1/entries/{}", entry["entry_id"].as_str().expect("an id"))).json(),
+            *entry
+        );
+    }
+    let listed = |arguments: &[&str]| {
+        let output = world.attestctl(&[&["list", "--json"], arguments].concat());
+        String::from_utf8(output.stdout).expect("UTF-8").lines().count()
+    };
+    assert_eq!(listed(&["--action-type", "personnel.hire"]), 0);
+    assert_eq!(listed(&["--action-type", "test.run"]), 1);
+    assert_eq!(listed(&[]), 7);
+    let receipt = world.dir().join("receipt");
+    let receipt = receipt.to_str().expect("UTF-8");
+    let by_id = hidden["entry_id"].as_str().expect("an id");
+    assert_eq!(world.attestctl(&["proof", by_id, "--out", receipt]).status.code(), Some(1));
+    let id = proposal["action_payload"]["proposal_id"].as_str().expect("an id");
+    assert_eq!(daemon.get("/v1/proposals").json()["proposals"][0]["proposal_id"], id);
+    // Evidence with gaps is none.
+    let bundle = world.dir().join("bundle");
+    let output = world.attestctl(&["export", bundle.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(daemon.get("/v1/export").status, 200);
+    audited(&world, daemon);
+}
+
+#[test]
+fn a_caller_appends_no_faster_than_its_rule_lets_it() {
+    let uid = nix::unistd::Uid::effective();
+    let world = World::new();
+    let text = format!(
+        "[[callers]]\nname = \"slow\"\nuid = {uid}\nverbs = [\"append\", \"read\"]\nentries_per_second = 20\n"
+    );
+    fs::write(world.dir().join("rules.toml"), text).expect("writable");
+    world.configure("rules", "file = \"rules.toml\"");
+    let daemon = world.serve();
+    let mut stream = daemon.connect();
+    let mut refused = 0;
+    let mut taken = 0;
+    while refused == 0 {
+        use std::io::Write as _;
+        let head = format!(
+            "POST /v1/entries HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{REQUEST}",
+            REQUEST.len()
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        let answer = Answer::read(&mut stream);
+        if answer.status == 201 {
+            taken += 1;
+            assert!(taken < 10_000, "never refused");
+        } else {
+            answer.problem(429, "rate-limited");
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            refused += 1;
+        }
+    }
+    assert!(taken >= 20, "a second's worth comes at once: {taken}");
+    // A batch is read more slowly, and loses nothing.
+    let started = std::time::Instant::now();
+    let lines = daemon.post("/v1/entries:batch", format!("{REQUEST}\n").repeat(30)).lines();
+    assert!(lines.iter().all(|line| line["sequence_number"].is_u64()), "{lines:?}");
+    assert!(started.elapsed() >= std::time::Duration::from_secs(1), "30 entries at 20 a second");
+    audited(&world, daemon);
+}
+
+#[test]
+fn one_caller_fills_half_of_the_queue_of_a_slow_token() {
+    let world = World::new();
+    world.use_shim();
+    common::inject(&world.shim_control(), "delay C_Sign 20ms serial\n");
+    world.configure("limits", "queue_wait_seconds = 2");
+    let daemon = world.serve();
+    // Until it is known how slow the token is.
+    for _ in 0..16 {
+        daemon.append(REQUEST);
+    }
+    let statuses: Vec<Answer> = std::thread::scope(|scope| {
+        let appends: Vec<_> = (0..160).map(|_| scope.spawn(|| daemon.post("/v1/entries", REQUEST))).collect();
+        appends.into_iter().map(|append| append.join().expect("no panic")).collect()
+    });
+    let (taken, refused): (Vec<&Answer>, Vec<&Answer>) =
+        statuses.iter().partition(|answer| answer.status == 201);
+    for answer in &refused {
+        answer.problem(503, "queue-full");
+        assert!(answer.header("retry-after").is_some());
+    }
+    // One second of the two is about 50 entries, where signatures take 20 ms each; those that were
+    // answered meanwhile make it more.
+    assert!(!refused.is_empty() && taken.len() >= 25, "{} taken, {} refused", taken.len(), refused.len());
+    audited(&world, daemon);
+}

@@ -3,8 +3,6 @@
 
 use std::path::Path;
 
-use tokio::sync::oneshot;
-
 use super::{Fault, io};
 use crate::config::Config;
 use crate::governance::Refusal;
@@ -13,7 +11,7 @@ use crate::governance::rules::{MAX_RULES_BYTES, Rules};
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::{ActorType, EventType, ExecutionStatus};
-use crate::sequencer::{Event, Outcome, Sequencer, Step, Submission, Ticket, fresh_id, now};
+use crate::sequencer::{Event, Outcome, Sequencer, Step, fresh_id, now};
 use crate::server::govern;
 
 /// The rules of the configured file; `None` where none is configured.
@@ -94,16 +92,9 @@ pub async fn expire(sequencer: &Sequencer) {
 }
 
 async fn write(sequencer: &Sequencer, step: Step) -> Result<Result<(), Refused>, Fault> {
-    let (ticket, outcome) = oneshot::channel();
-    let event = Event::Step(step);
-    let submission = Submission { event, ticket: Ticket::Single(ticket), searched: 0, receipt: false };
-    let refused = sequencer.submit(vec![submission]).err().map(|(refused, _)| format!("{refused:?}"));
-    match (refused, outcome.await) {
-        (None, Ok(Outcome::Committed { .. })) => Ok(Ok(())),
-        (None, Ok(Outcome::Governed(governed))) => Ok(Err(governed.refused)),
-        (refused, other) => {
-            let why = refused.unwrap_or_else(|| format!("{other:?}"));
-            Err(Fault::Stopped(sequencer.gauges().fault().unwrap_or(why)))
-        }
+    match sequencer.perform(Event::Step(step)).await {
+        Ok(Outcome::Committed { .. }) => Ok(Ok(())),
+        Ok(Outcome::Governed(governed)) => Ok(Err(governed.refused)),
+        other => Err(Fault::Stopped(sequencer.gauges().fault().unwrap_or_else(|| format!("{other:?}")))),
     }
 }

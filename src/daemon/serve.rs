@@ -31,7 +31,7 @@ use crate::ledger::key::PublicKey;
 use crate::ledger::merkle::{NodeHash, TreeSize};
 use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
-use crate::sequencer::{Event, MODE_CHANGE, Outcome, Sequencer, Setup, Submission, Ticket, now};
+use crate::sequencer::{Event, MODE_CHANGE, Outcome, Sequencer, Setup, now};
 use crate::server::budget::Budget;
 use crate::server::listener::{self, Connections, Limits};
 use crate::server::routes;
@@ -541,12 +541,8 @@ fn boot_entries(head: &Head, (from, to): (u64, u64), last: &Last) -> Vec<Own> {
 /// Appends an entry of the daemon's own and waits until it is sealed.
 async fn append_own(sequencer: &Sequencer, own: Own) -> Result<(), Fault> {
     let (event_type, category, action, payload) = own;
-    let event = Event::own(event_type, category, action, payload);
-    let (ticket, outcome) = oneshot::channel();
-    let submission = Submission { event, ticket: Ticket::Single(ticket), searched: 0, receipt: false };
-    let refused = sequencer.submit(vec![submission]).is_err();
-    match outcome.await {
-        Ok(Outcome::Committed { .. }) if !refused => Ok(()),
+    match sequencer.perform(Event::own(event_type, category, action, payload)).await {
+        Ok(Outcome::Committed { .. }) => Ok(()),
         other => {
             let reason =
                 sequencer.gauges().fault().unwrap_or_else(|| format!("{action} was not sealed: {other:?}"));

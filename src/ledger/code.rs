@@ -119,6 +119,7 @@ codes! {
     Busy = "busy", 409, "only done while nothing else is going on";
     TooManyConnections = "too-many-connections", 503, "all connections are in use";
     QueueFull = "queue-full", 503, "the queue is full";
+    RateLimited = "rate-limited", 429, "this caller appends faster than its rule lets it";
     MemoryBudget = "memory-budget", 503, "no room to take the request into memory";
     TokenUnavailable = "token-unavailable", 503, "the token cannot sign; nothing was recorded";
     OutcomeUnknown = "outcome-unknown", 503, "the entry may or may not be recorded: ask by its id";

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::budget::Lease;
 use super::connection::body_frame_timeout;
 use super::problem::Problem;
+use super::rate::Pace;
 use super::service::Service;
 use super::violation::Offence;
 use crate::caller::Peer;
@@ -67,7 +68,12 @@ async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) 
     let draft = Draft::parse(&body)?;
     drop(body);
     let (admitted, searched) = match check(service, peer, draft).await {
-        Ok(Checked::Fresh(admitted, searched)) => (admitted, searched),
+        Ok(Checked::Fresh(admitted, searched, pace)) => {
+            if let Some(pace) = pace {
+                service.rates.take(&pace).map_err(|wait| too_fast(&pace, wait))?;
+            }
+            (admitted, searched)
+        }
         Ok(Checked::Replay(line)) if receipt => {
             return Ok(with_receipt(service, line, StatusCode::OK, lease).await);
         }
@@ -78,12 +84,16 @@ async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) 
     let id = admitted.id();
     service
         .sequencer
-        .submit(vec![Submission {
-            event: Event::Append(admitted, peer.clone()),
-            ticket: Ticket::Single(ticket),
-            searched,
-            receipt,
-        }])
+        .submit(
+            Some(peer.uid),
+            vec![Submission {
+                event: Event::Append(admitted, peer.clone()),
+                ticket: Ticket::Single(ticket),
+                searched,
+                receipt,
+                share: None,
+            }],
+        )
         .map_err(|(refused, _)| refused)?;
     match outcome.await.unwrap_or(Outcome::Unknown(id)) {
         Outcome::Committed { commit, index, replayed } => {
@@ -138,6 +148,14 @@ async fn with_receipt(service: &Arc<Service>, line: Line, status: StatusCode, le
     }
     body.push(b'}');
     leased(status, body, lease)
+}
+
+fn too_fast(pace: &Pace, wait: Duration) -> Problem {
+    let detail =
+        format!("the rules let the caller `{}` append {} entries a second", pace.caller, pace.per_second);
+    let mut problem = Problem::new(Code::RateLimited, detail);
+    problem.retry_after_seconds = Some(wait.as_secs_f64().ceil() as u32);
+    problem
 }
 
 pub(super) fn unknown(id: EntryId) -> Problem {
@@ -219,7 +237,7 @@ impl HttpBody for Leased {
 /// What the client's side of the checks found.
 enum Checked {
     /// It may be submitted; entries before the number were searched for its id.
-    Fresh(Box<Admitted>, u64),
+    Fresh(Box<Admitted>, u64, Option<Pace>),
     /// The same request was sealed before.
     Replay(Line),
 }
@@ -240,7 +258,7 @@ impl<T: Into<Problem>> From<T> for Unfit {
 /// Admission, and the look-ups that need the disk: the id if the client gave one, and dependencies.
 async fn check(service: &Arc<Service>, peer: &Arc<Peer>, draft: Draft) -> Result<Checked, Unfit> {
     if draft.entry_id.is_none() && draft.dependencies.is_empty() {
-        return admit(service, peer, draft).map(|admitted| Checked::Fresh(Box::new(admitted), 0));
+        return admit(service, peer, draft).map(|(admitted, pace)| Checked::Fresh(admitted, 0, pace));
     }
     let peer = peer.clone();
     service.read(move |service, reader| Ok(check_in_ledger(service, reader, &peer, draft))).await?
@@ -257,7 +275,8 @@ fn check_in_ledger(service: &Service, reader: &Reader, peer: &Peer, draft: Draft
         return Ok(replay(line, peer.uid, asked).map(Checked::Replay)?);
     }
     check_dependencies(service, &draft.dependencies)?;
-    Ok(Checked::Fresh(Box::new(admit(service, peer, draft)?), searched))
+    let (admitted, pace) = admit(service, peer, draft)?;
+    Ok(Checked::Fresh(admitted, searched, pace))
 }
 
 /// Refuses ids that are not in the ledger.
@@ -273,14 +292,18 @@ pub(super) fn check_dependencies(service: &Service, dependencies: &[EntryId]) ->
     Ok(())
 }
 
-fn admit(service: &Service, peer: &Peer, draft: Draft) -> Result<Admitted, Unfit> {
+fn admit(service: &Service, peer: &Peer, draft: Draft) -> Result<(Box<Admitted>, Option<Pace>), Unfit> {
     let governor = service.sequencer.gauges().governor();
     let standing = governor.standing();
     let fresh = fresh_id();
     let id = draft.entry_id.unwrap_or(fresh);
     match standing.append(&draft, peer.kernel(), id, now()) {
         Ok(ruling) => {
-            Ok(service.policy.admit_ruled(standing, draft, ruling, peer.uid, peer.to_json(), fresh)?)
+            let pace = ruling.caller.as_ref().zip(ruling.entries_per_second);
+            let pace = pace.map(|(caller, per_second)| Pace { caller: caller.clone(), per_second });
+            let json = peer.to_json();
+            let admitted = service.policy.admit_ruled(standing, draft, ruling, peer.uid, json, fresh)?;
+            Ok((Box::new(admitted), pace))
         }
         Err(governor::Refused::Plain(refusal)) => Err(refusal.into()),
         Err(governor::Refused::Violation(violation)) => Err(Unfit::Violation(Box::new((draft, violation)))),
@@ -546,13 +569,17 @@ impl Batch {
             self.submit(std::mem::take(submissions)).await?;
         }
         match checked {
-            Ok(Checked::Fresh(admitted, searched)) => {
+            Ok(Checked::Fresh(admitted, searched, pace)) => {
+                if let Some(wait) = pace.map(|pace| self.service.rates.charge(&pace)).filter(|w| !w.is_zero())
+                {
+                    self.pause(wait, submissions).await?;
+                }
                 let cost = line.len() + REQUEST_OVERHEAD;
                 self.make_room(cost, submissions).await?;
                 self.place(number, Slot::Waiting { cost });
                 let ticket = Ticket::Batch(self.outcomes.0.clone(), number);
                 let event = Event::Append(admitted, self.peer.clone());
-                submissions.push(Submission { event, ticket, searched, receipt: false });
+                submissions.push(Submission { event, ticket, searched, receipt: false, share: None });
                 Ok(())
             }
             Ok(Checked::Replay(line)) => {
@@ -564,6 +591,24 @@ impl Batch {
             Err(unfit) => {
                 let problem = self.service.unfit(&self.peer, unfit).await;
                 self.answer_fresh(problem, submissions).await
+            }
+        }
+    }
+
+    /// Reads on after `wait`; what was read before is submitted and answered meanwhile.
+    async fn pause(&mut self, wait: Duration, submissions: &mut Vec<Submission>) -> Result<(), End> {
+        self.submit(std::mem::take(submissions)).await?;
+        let until = tokio::time::Instant::now() + wait;
+        let mut draining = self.service.draining.clone();
+        loop {
+            self.send_answers();
+            self.settle_sent();
+            tokio::select! {
+                biased;
+                Some(outcomes) = self.outcomes.1.recv() => self.take_outcomes(outcomes).await,
+                () = self.answers.closed() => return Err(End::Gone),
+                () = until_draining(&mut draining) => return Err(End::Draining),
+                () = tokio::time::sleep_until(until) => return Ok(()),
             }
         }
     }
@@ -619,7 +664,7 @@ impl Batch {
         }
         let mut waiting = submissions;
         loop {
-            match self.service.sequencer.submit(waiting) {
+            match self.service.sequencer.submit(Some(self.peer.uid), waiting) {
                 Ok(()) => return Ok(()),
                 Err((Refused::QueueFull { .. }, returned)) => waiting = returned,
                 Err((refused, returned)) => {

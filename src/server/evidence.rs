@@ -38,6 +38,7 @@ pub(super) async fn export(
 ) -> Response {
     let result = async {
         service.check_read(&peer)?;
+        service.check_sees_all(&peer)?;
         let (from, to) = parse_range(&parameters)?;
         let permit = service.exports.clone().try_acquire_owned().map_err(|_| {
             Problem::new(Code::MemoryBudget, format!("{EXPORTS} exports are under way already"))

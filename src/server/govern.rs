@@ -9,7 +9,6 @@ use std::sync::Arc;
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use tokio::sync::oneshot;
 
 use super::append::{check_dependencies, leased, read_body, take_memory};
 use super::budget::Lease;
@@ -26,7 +25,7 @@ use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::{ActorType, EntryId, EventCategory, EventType, ExecutionStatus};
 use crate::ledger::json;
-use crate::sequencer::{Event, Outcome, Step, Submission, Ticket, fresh_id, now};
+use crate::sequencer::{Event, Outcome, Step, fresh_id, now};
 
 /// What a page of proposals may take; each holds a draft.
 const LIST_BYTES: usize = 4 << 20;
@@ -123,19 +122,11 @@ async fn step(service: &Service, step: Step, lease: Lease) -> Result<Response, P
 
 /// Has a step written; gives the line of its entry, or why governance refused it.
 async fn write(service: &Service, step: Step) -> Result<Result<Vec<u8>, Refused>, Problem> {
-    let (ticket, outcome) = oneshot::channel();
-    let event = Event::Step(step);
-    let submission = Submission { event, ticket: Ticket::Single(ticket), searched: 0, receipt: false };
-    service.sequencer.submit(vec![submission]).map_err(|(refused, _)| refused)?;
-    match outcome.await {
-        Ok(Outcome::Committed { commit, index, .. }) => Ok(Ok(commit.line(index))),
-        Ok(Outcome::Governed(governed)) => Ok(Err(governed.refused)),
-        Ok(Outcome::Refused(refused)) => Err(refused.into()),
-        Ok(Outcome::Earlier { id, .. } | Outcome::Unknown(id)) => Err(super::append::unknown(id)),
-        Err(_) => Err(Problem::new(
-            Code::OutcomeUnknown,
-            "the daemon stopped before the entry was known to be sealed; look for it in the ledger",
-        )),
+    match service.sequencer.perform(Event::Step(step)).await? {
+        Outcome::Committed { commit, index, .. } => Ok(Ok(commit.line(index))),
+        Outcome::Governed(governed) => Ok(Err(governed.refused)),
+        Outcome::Refused(refused) => Err(refused.into()),
+        Outcome::Earlier { id, .. } | Outcome::Unknown(id) => Err(super::append::unknown(id)),
     }
 }
 

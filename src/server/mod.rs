@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`listener`] (the socket and who gets a connection), [`connection`] (one
 //! connection, its time-outs, and answers to what never became a request), [`problem`] (refusals
-//! as bytes), [`budget`] (memory for what clients send, shared fairly), [`service`] (what the routes
+//! as bytes), [`budget`] (memory for what clients send, shared fairly), [`rate`] (how fast), [`service`] (what the routes
 //! share), [`append`], [`violation`] (what is refused and recorded), [`read`], [`govern`] (rules and proposals), [`evidence`] and [`routes`] (which path is which).
 
 mod append;
@@ -12,6 +12,7 @@ mod evidence;
 pub(crate) mod govern;
 pub mod listener;
 pub mod problem;
+pub mod rate;
 pub mod read;
 pub mod routes;
 pub mod service;

@@ -18,7 +18,9 @@ use super::problem::Problem;
 use super::service::{Service, internal};
 use crate::anchor::Gauge;
 use crate::caller::Peer;
+use crate::governance::governor::Governor;
 use crate::index::Filter;
+use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, ExecutionStatus, MAX_SEVERITY, Sequence};
 use crate::ledger::json::{self, write_string};
@@ -56,7 +58,14 @@ pub(super) async fn entry(
         service.check_read(&peer)?;
         // What is not UTF-8 behind its percent signs names no entry.
         let Path(reference) = reference.map_err(|_| no_reference())?;
-        let line = service.read(move |service, reader| find(service, reader, &reference)).await?;
+        let viewer = peer.clone();
+        let line = service
+            .read(move |service, reader| {
+                let line = find(service, reader, &viewer, &reference)?;
+                let rules = service.governor();
+                Ok(shown(service, &viewer, &rules, line)?)
+            })
+            .await?;
         // One at a time is read by each of a few threads; what waits to be sent is counted.
         let lease = take_memory(&service, peer.uid, line.len()).await?;
         Ok(leased(StatusCode::OK, line, lease))
@@ -65,19 +74,44 @@ pub(super) async fn entry(
     service.answer(result)
 }
 
-pub(super) fn find(service: &Service, reader: &Reader, reference: &str) -> Result<Vec<u8>, Problem> {
+/// The line that `reference` names. Who may not see an entry does not learn which id it has.
+pub(super) fn find(
+    service: &Service,
+    reader: &Reader,
+    peer: &Peer,
+    reference: &str,
+) -> Result<Vec<u8>, Problem> {
     let not_found = || Problem::new(Code::NotFound, format!("there is no entry {reference}"));
     if let Some(id) = EntryId::parse(reference) {
         let sequence = service.index.find(id)?.ok_or_else(not_found)?;
         let line = reader.line(sequence)?.ok_or_else(not_found)?;
         // The index is a copy; the entry itself says whether it is the one.
-        let is_it = line.check()?.entry.entry_id == id;
+        let entry = line.check()?.entry;
+        let is_it = entry.entry_id == id && service.discloses(peer, &service.governor(), &entry)?;
         return if is_it { Ok(line.bytes) } else { Err(not_found()) };
     }
     let sequence = parse_number(reference).ok_or_else(no_reference)?;
     let line = reader.line(Sequence(sequence))?.ok_or_else(not_found)?;
     line.check()?;
     Ok(line.bytes)
+}
+
+/// What `peer` may see of a line: all of it, or that there is an entry, and of what kind. Any other
+/// hash, or the id, would let a small payload be guessed.
+fn shown(service: &Service, peer: &Peer, governor: &Governor, line: Vec<u8>) -> Result<Vec<u8>, Problem> {
+    if governor.standing().rules.is_default() {
+        return Ok(line);
+    }
+    let decoded = canonical::decode(&line).map_err(|fault| internal("reading an entry", &fault))?;
+    let entry = decoded.entry;
+    if service.discloses(peer, governor, &entry)? {
+        return Ok(line);
+    }
+    Ok(format!(
+        r#"{{"entry_hash":"{}","event_category":"{}","event_type":"{}","sequence_number":{},"timestamp":"{}"}}"#,
+        entry.entry_hash, entry.event_category, entry.event_type, entry.sequence_number, entry.timestamp
+    )
+    .into_bytes())
 }
 
 pub(super) fn no_reference() -> Problem {
@@ -101,7 +135,8 @@ pub(super) async fn list(
         service.check_read(&peer)?;
         let filter = parse_filter(&parameters)?;
         let mut lease = take_memory(&service, peer.uid, PAGE_BYTES + MAX_OVERSHOOT).await?;
-        let page = service.read(move |service, reader| page(service, reader, &filter)).await?;
+        let viewer = peer.clone();
+        let page = service.read(move |service, reader| page(service, reader, &viewer, &filter)).await?;
         lease.shrink((PAGE_BYTES + MAX_OVERSHOOT).saturating_sub(page.len()));
         Ok(leased(StatusCode::OK, page, lease))
     };
@@ -109,7 +144,8 @@ pub(super) async fn list(
     service.answer(result)
 }
 
-fn page(service: &Service, reader: &Reader, filter: &Filter) -> Result<Vec<u8>, Problem> {
+fn page(service: &Service, reader: &Reader, peer: &Peer, filter: &Filter) -> Result<Vec<u8>, Problem> {
+    let governor = service.governor();
     let committed = service.sequencer.gauges().committed.load(Ordering::Acquire);
     let found = service.index.list(filter, committed)?;
     let mut out = b"{\"entries\":[".to_vec();
@@ -122,11 +158,16 @@ fn page(service: &Service, reader: &Reader, filter: &Filter) -> Result<Vec<u8>, 
             tracing::error!(%sequence, "the index disagrees with the ledger; delete it and restart");
             continue;
         }
+        let shown = shown(service, peer, &governor, line.bytes)?;
+        // By what it is found it would be known.
+        if filter.looks_inside() && !shown.starts_with(b"{\"action_hash\"") {
+            continue;
+        }
         if !first {
             out.push(b',');
         }
         first = false;
-        out.extend_from_slice(&line.bytes);
+        out.extend_from_slice(&shown);
         if out.len() >= PAGE_BYTES {
             next = found.sequences.get(index + 1).copied().or(next);
             break;

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::budget::Budget;
 use super::listener::Connections;
 use super::problem::Problem;
+use super::rate::Rates;
 use super::violation::Violations;
 use crate::anchor::Gauge;
 use crate::caller::{Access, Peer};
@@ -19,6 +20,7 @@ use crate::governance::rules::{self, Verb};
 use crate::governance::{Policy, Refusal};
 use crate::index::{Index, IndexError};
 use crate::ledger::code::Code;
+use crate::ledger::entry::EntryView;
 use crate::ledger::key::PublicKey;
 use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::{Refused, Sequencer};
@@ -44,6 +46,8 @@ pub struct Service {
     pub anchors: Arc<[Gauge]>,
     /// Admission.
     pub policy: Arc<Policy>,
+    /// How fast callers may append.
+    pub rates: Rates,
     /// What was refused lately because it broke an invariant.
     pub violations: Violations,
     /// The single writer.
@@ -116,6 +120,7 @@ impl Service {
             pool: parts.pool,
             anchors: parts.anchors,
             policy: parts.policy,
+            rates: Rates::default(),
             violations: Violations::default(),
             sequencer: parts.sequencer,
             index: parts.index,
@@ -181,6 +186,31 @@ impl Service {
     /// Refuses a caller that may not read.
     pub(super) fn check_read(&self, peer: &Peer) -> Result<(), Problem> {
         self.check_verb(peer, Verb::Read)
+    }
+
+    /// Whether `peer` may see all of `entry`.
+    pub(super) fn discloses(
+        &self,
+        peer: &Peer,
+        governor: &Governor,
+        entry: &EntryView<'_>,
+    ) -> Result<bool, Problem> {
+        let rules = &governor.standing().rules;
+        let admission = Admission::of(rules, peer.kernel(), None)?;
+        Ok(admission.rule.is_none_or(|rule| rule.clearance >= rules.clearance_of(entry)))
+    }
+
+    /// Refuses a caller that may not see every entry in full: evidence with gaps is none.
+    pub(super) fn check_sees_all(&self, peer: &Peer) -> Result<(), Problem> {
+        let governor = self.governor();
+        let rules = &governor.standing().rules;
+        let admission = Admission::of(rules, peer.kernel(), None)?;
+        if admission.rule.is_none_or(|rule| rule.clearance >= rules.highest_clearance()) {
+            Ok(())
+        } else {
+            let detail = format!("an export takes a clearance of {}", rules.highest_clearance());
+            Err(Problem::new(Code::CallerNotAllowed, detail))
+        }
     }
 
     /// Refuses a caller that may not do what costs the others something.

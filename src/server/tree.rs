@@ -44,8 +44,9 @@ pub(super) async fn proof(
     let result = async {
         service.check_read(&peer)?;
         let Path(reference) = reference.map_err(|_| no_reference())?;
+        let viewer = peer.clone();
         let prove = move |service: &Service, reader: &Reader| {
-            let line = find(service, reader, &reference)?;
+            let line = find(service, reader, &viewer, &reference)?;
             let decoded = canonical::decode(&line).map_err(|fault| internal("reading an entry", &fault))?;
             receipt(reader, decoded.entry.sequence_number)
         };

@@ -7,8 +7,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::problem::Problem;
 use crate::caller::Peer;
 use crate::governance::Refusal;
@@ -19,7 +17,7 @@ use crate::governance::invariant::{Breach, Violation};
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::{ActorType, EventCategory, EventType, ExecutionStatus, Sequence};
-use crate::sequencer::{Event, Outcome, Sequencer, Step, Submission, Ticket, fresh_id};
+use crate::sequencer::{Event, Outcome, Sequencer, Step, fresh_id};
 
 /// For so long after a violation that was written whole the like of it is only counted.
 const FOLDED_FOR: Duration = Duration::from_secs(60);
@@ -110,11 +108,7 @@ fn caller_of(governor: &Governor, peer: &Peer) -> Option<String> {
 
 /// Where the entry stands once it is sealed.
 async fn write(sequencer: &Sequencer, step: Step) -> Option<Sequence> {
-    let (ticket, outcome) = oneshot::channel();
-    let event = Event::Step(step);
-    let submission = Submission { event, ticket: Ticket::Single(ticket), searched: 0, receipt: false };
-    sequencer.submit(vec![submission]).ok()?;
-    match outcome.await.ok()? {
+    match sequencer.perform(Event::Step(step)).await.ok()? {
         Outcome::Committed { commit, index, .. } => Some(commit.entries()[index].entry.sequence()),
         Outcome::Earlier { .. } | Outcome::Refused(_) | Outcome::Governed(_) | Outcome::Unknown(_) => None,
     }

@@ -79,6 +79,8 @@ pub struct Ruling {
     pub actor_id: String,
     /// `peer.caller`.
     pub caller: Option<String>,
+    /// How many entries the caller may append in a second, where there is a limit.
+    pub entries_per_second: Option<u32>,
     /// The members that governance computes.
     pub judged: Judged,
 }
@@ -101,7 +103,8 @@ impl Standing {
             &self.rules,
             &self.context(now, None),
         )?;
-        Ok(Ruling { actor_id, caller: admission.name().map(str::to_owned), judged })
+        let entries_per_second = admission.rule.and_then(|rule| rule.entries_per_second);
+        Ok(Ruling { actor_id, caller: admission.name().map(str::to_owned), entries_per_second, judged })
     }
 
     /// All that is asked of what a draft says: by the rules and by itself.

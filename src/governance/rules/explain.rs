@@ -65,6 +65,9 @@ fn explain_caller(caller: &CallerRule) -> String {
         let types: Vec<&str> = caller.event_types.iter().map(|kind| kind.as_str()).collect();
         line += &format!(", events {}", types.join(" or "));
     }
+    if let Some(rate) = caller.entries_per_second {
+        line += &format!(", at most {rate} entries a second");
+    }
     if caller.clearance > 0 {
         line += &format!(", and has clearance {}", caller.clearance);
     }

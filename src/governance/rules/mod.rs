@@ -29,8 +29,9 @@ use std::sync::Arc;
 
 use super::key::Key;
 use crate::ledger::code::Code;
-use crate::ledger::entry::{ActorType, EventType};
+use crate::ledger::entry::{ActorType, EntryView, EventType};
 use crate::ledger::hash::Digest;
+use crate::ledger::json;
 use crate::ledger::score::Scale;
 
 /// A thousand is what one host's services need at most; four times that still fits into 1 MiB.
@@ -54,6 +55,8 @@ pub const APPROVAL_BYTES: usize = 3_072;
 pub const DEFAULT_LIFETIME_SECONDS: u32 = 7 * 86_400;
 /// The longest life: approvals of another year are about another world.
 pub const MAX_LIFETIME_SECONDS: u32 = 366 * 86_400;
+/// The highest rate that a limit can be.
+pub const MAX_ENTRIES_PER_SECOND: u32 = 1_000_000;
 /// The highest clearance.
 pub const MAX_CLEARANCE: u8 = 10;
 
@@ -202,6 +205,8 @@ pub struct CallerRule {
     pub event_types: Vec<EventType>,
     /// How confidential the entries are that it may read.
     pub clearance: u8,
+    /// How many entries it may append in a second; none: as many as there is room for.
+    pub entries_per_second: Option<u32>,
 }
 
 /// Somebody whose signature counts.
@@ -301,6 +306,39 @@ impl Rules {
     #[must_use]
     pub fn approver(&self, name: &str) -> Option<&Approver> {
         self.approvers.iter().find(|approver| approver.name == name)
+    }
+
+    /// The clearance that a reader needs to see `entry` in full. What the daemon writes about an
+    /// action is as confidential as the action.
+    #[must_use]
+    pub fn clearance_of(&self, entry: &EntryView<'_>) -> u8 {
+        let own = self.demand(entry.action_type).clearance;
+        if !entry.is_daemons() {
+            return own;
+        }
+        let object = |value: Option<&str>| value.filter(|value| value.starts_with('{')).map(str::to_owned);
+        let member = |object: &str, name: &str| json::member(object, name).map(str::to_owned);
+        let payload = entry.action_payload;
+        let about = match entry.action_type {
+            "proposal.open" => object(json::member(payload, "draft")),
+            "approval.give" | "approval.reject" => object(json::member(payload, "approval"))
+                .and_then(|approval| member(&approval, "statement"))
+                .map(|statement| json::unquote(statement.as_bytes()))
+                .filter(|statement| statement.starts_with('{')),
+            "system_violation" => object(json::member(payload, "attempt")),
+            _ => return own,
+        };
+        match about.and_then(|about| member(&about, "action_type")) {
+            Some(action) => own.max(self.demand(&json::unquote(action.as_bytes())).clearance),
+            // A hash alone lets a small attempt be guessed, whatever it was.
+            None => own.max(self.highest_clearance()),
+        }
+    }
+
+    /// The clearance with which everything can be seen.
+    #[must_use]
+    pub fn highest_clearance(&self) -> u8 {
+        self.actions.iter().map(|action| action.clearance).max().unwrap_or_default()
     }
 
     /// What an action of `action_type` needs.

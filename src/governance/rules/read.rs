@@ -2,8 +2,8 @@
 
 use super::{
     ActionRule, Approver, CallerRule, DEFAULT_LIFETIME_SECONDS, Fault, MAX_ACTIONS, MAX_APPROVALS,
-    MAX_APPROVERS, MAX_CALLERS, MAX_CLEARANCE, MAX_LIFETIME_SECONDS, MAX_PROOFS, MAX_PROVERS, Pattern,
-    Prover, Rules, Verb,
+    MAX_APPROVERS, MAX_CALLERS, MAX_CLEARANCE, MAX_ENTRIES_PER_SECOND, MAX_LIFETIME_SECONDS, MAX_PROOFS,
+    MAX_PROVERS, Pattern, Prover, Rules, Verb,
 };
 use crate::governance::key::Key;
 use crate::governance::value::{Kind, Table, Value, shown, text, wrong_kind};
@@ -77,7 +77,9 @@ fn caller(value: &Value, pointer: &str) -> Result<CallerRule, Fault> {
         ),
         event_types: by_name(table.list("event_types", 4, event_type)?, EventType::as_str),
         clearance: clearance(&mut table)?,
+        entries_per_second: table.integer("entries_per_second", 1, MAX_ENTRIES_PER_SECOND)?,
     };
+    table.end("name, uid, user, gid, group, unit, exe, exe_sha256, verbs, actor_ids, actor_types, event_types, clearance and entries_per_second")?;
     let anyone = caller.uid.is_none()
         && caller.user.is_none()
         && caller.gid.is_none()
@@ -89,12 +91,12 @@ fn caller(value: &Value, pointer: &str) -> Result<CallerRule, Fault> {
         } else {
             "give at least one of uid, user, gid, group and unit"
         };
-        return Err(table.fault(Code::Rules, detail));
+        return Err(Fault::new(Code::Rules, detail).at(pointer, value.line));
     }
     if caller.verbs.is_empty() {
-        return Err(table.fault(Code::Rules, "a caller without verbs may do nothing: give `verbs`"));
+        let detail = "a caller without verbs may do nothing: give `verbs`";
+        return Err(Fault::new(Code::Rules, detail).at(pointer, value.line));
     }
-    table.end("name, uid, user, gid, group, unit, exe, exe_sha256, verbs, actor_ids, actor_types, event_types and clearance")?;
     Ok(caller)
 }
 

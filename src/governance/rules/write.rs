@@ -51,6 +51,7 @@ fn write_caller(caller: &CallerRule, out: &mut Object) {
     out.texts("actor_ids", caller.actor_ids.iter().map(super::Pattern::as_str));
     out.texts("actor_types", caller.actor_types.iter().map(|t| t.as_str()));
     out.raw("clearance", &caller.clearance.to_string());
+    out.number("entries_per_second", caller.entries_per_second);
     out.texts("event_types", caller.event_types.iter().map(|t| t.as_str()));
     out.optional("exe", caller.exe.as_deref());
     out.optional("exe_sha256", caller.exe_sha256.map(|hash| hash.to_hex()).as_deref());
