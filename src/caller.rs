@@ -13,6 +13,8 @@
 //! A process can start another program, or give its connection to another process, after it has
 //! connected: `exe` and `unit` narrow a uid, they do not replace it.
 
+mod program;
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,8 +29,10 @@ use nix::unistd::{Gid, Uid, User};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::governance::caller::Peer as Kernel;
+use crate::ledger::hash::Digest;
 use crate::ledger::json;
 use crate::ledger::timestamp::Timestamp;
+use program::Program;
 
 /// How long a uid keeps its name: looking it up can cost a round trip to a directory service.
 const NAMES_LAST: Duration = Duration::from_secs(60);
@@ -55,6 +59,8 @@ pub struct Peer {
     pub start_time: Option<Timestamp>,
     /// The program, as a path in the daemon's own view; ` (deleted)` at its end is the kernel's.
     pub exe: Option<String>,
+    /// The program's SHA-256, where it was asked for.
+    pub exe_sha256: Option<Digest>,
     /// The unit of the system manager that it runs in.
     pub unit: Option<String>,
     json: String,
@@ -68,7 +74,7 @@ impl Peer {
     ///
     /// # Errors
     /// When the kernel does not even say who connected.
-    pub fn read(socket: &impl AsFd) -> Result<Self, Errno> {
+    pub fn read(socket: &impl AsFd, hash_program: bool) -> Result<Self, Errno> {
         let credentials = getsockopt(&socket.as_fd(), sockopt::PeerCredentials)?;
         let pidfd = match getsockopt(&socket.as_fd(), sockopt::PeerPidfd) {
             Ok(pidfd) => Pidfd::Connected(pidfd),
@@ -77,18 +83,20 @@ impl Peer {
             // The process is gone, or there is no descriptor left.
             Err(_) => Pidfd::Gone,
         };
-        Ok(Self::describe(credentials.uid(), credentials.gid(), credentials.pid(), pidfd))
+        let process = (credentials.pid(), pidfd);
+        Ok(Self::describe(credentials.uid(), credentials.gid(), process, hash_program))
     }
 
-    fn describe(uid: u32, gid: u32, pid: i32, pidfd: Pidfd) -> Self {
+    fn describe(uid: u32, gid: u32, process: (i32, Pidfd), hash_program: bool) -> Self {
+        let (pid, pidfd) = process;
         let process = match pidfd {
             _ if pid <= 0 => None,
-            Pidfd::Connected(pidfd) => Process::read(pid).filter(|_| is_alive(&pidfd)),
+            Pidfd::Connected(pidfd) => Process::read(pid, hash_program).filter(|_| is_alive(&pidfd)),
             // The number may have been given to another process before we asked, and no call of
             // this kernel's tells. From here on it is at least one process throughout.
             Pidfd::Unknown => Pid::from_raw(pid)
                 .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-                .and_then(|pidfd| Process::read(pid).filter(|_| is_alive(&pidfd)))
+                .and_then(|pidfd| Process::read(pid, hash_program).filter(|_| is_alive(&pidfd)))
                 .filter(|process| process.uid == uid),
             Pidfd::Gone => None,
         };
@@ -100,6 +108,7 @@ impl Peer {
             groups: None,
             start_time: None,
             exe: None,
+            exe_sha256: None,
             unit: None,
             json: String::new(),
             kernel: Kernel::default(),
@@ -109,7 +118,8 @@ impl Peer {
             let unchanged = process.uid == uid && process.gid == gid;
             peer.groups = Some(process.groups).filter(|_| unchanged);
             peer.start_time = Some(start_time(process.start_ticks));
-            peer.exe = process.exe;
+            peer.exe = process.program.path;
+            peer.exe_sha256 = process.program.sha256;
             peer.unit = process.unit;
         }
         peer.json = peer.write_json();
@@ -120,7 +130,7 @@ impl Peer {
             user: peer.user.clone(),
             unit: peer.unit.clone(),
             exe: peer.exe.clone(),
-            exe_sha256: None,
+            exe_sha256: peer.exe_sha256,
             caller: None,
         };
         peer
@@ -151,8 +161,9 @@ impl Peer {
             format!("[{}]", groups.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
         });
         format!(
-            r#"{{"caller":null,"exe":{},"exe_sha256":null,"gid":{},"groups":{groups},"pid":{},"start_time":{},"uid":{},"unit":{},"user":{}}}"#,
+            r#"{{"caller":null,"exe":{},"exe_sha256":{},"gid":{},"groups":{groups},"pid":{},"start_time":{},"uid":{},"unit":{},"user":{}}}"#,
             text(&self.exe),
+            text(&self.exe_sha256.map(Digest::to_hex)),
             self.gid,
             self.pid.map_or("null".into(), |pid| pid.to_string()),
             text(&self.start_time.map(|time| time.to_string())),
@@ -216,20 +227,19 @@ struct Process {
     gid: u32,
     groups: Vec<u32>,
     start_ticks: u64,
-    exe: Option<String>,
+    program: Program,
     unit: Option<String>,
 }
 
 impl Process {
-    fn read(pid: i32) -> Option<Self> {
+    fn read(pid: i32, hash_program: bool) -> Option<Self> {
         let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
         let start_ticks = start_ticks(&file("stat")?)?;
         let (uid, gid, groups) = identity(&file("status")?)?;
-        let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
-        let exe = exe.and_then(|path| path.into_os_string().into_string().ok()).filter(|p| is_recordable(p));
+        let program = Program::read(pid, hash_program);
         let cgroup = file("cgroup").and_then(|text| String::from_utf8(text).ok());
         let unit = cgroup.as_deref().and_then(unit).map(str::to_owned);
-        Some(Process { uid, gid, groups, start_ticks, exe, unit })
+        Some(Process { uid, gid, groups, start_ticks, program, unit })
     }
 }
 
@@ -323,13 +333,13 @@ mod tests {
 
     fn own(pidfd: Pidfd) -> Peer {
         let pid = i32::try_from(std::process::id()).expect("a pid");
-        Peer::describe(Uid::effective().as_raw(), Gid::effective().as_raw(), pid, pidfd)
+        Peer::describe(Uid::effective().as_raw(), Gid::effective().as_raw(), (pid, pidfd), false)
     }
 
     #[test]
     fn a_connected_process_is_known_by_the_kernels_word() {
         let (here, _there) = UnixStream::pair().expect("a pair");
-        let peer = Peer::read(&here).expect("credentials");
+        let peer = Peer::read(&here, false).expect("credentials");
         assert_eq!(peer.pid, Some(std::process::id()));
         assert_eq!(peer.uid, Uid::effective().as_raw());
         assert_eq!(peer.exe, std::env::current_exe().expect("exe").to_str().map(str::to_owned));
@@ -367,23 +377,23 @@ mod tests {
             .spawn()
             .expect("started");
         let (socket, _) = listener.accept().expect("accepted");
-        let alive = Peer::read(&socket).expect("credentials");
+        let alive = Peer::read(&socket, false).expect("credentials");
         assert!(child.wait().expect("ran").success());
-        let peer = Peer::read(&socket).expect("credentials");
+        let peer = Peer::read(&socket, false).expect("credentials");
         assert_eq!((peer.pid, peer.uid), (Some(child.id()), alive.uid));
         assert_eq!((peer.exe, peer.start_time, peer.groups, peer.unit), (None, None, None, None));
     }
 
     #[test]
     fn unknown_pids_and_gone_processes_are_null() {
-        let peer = Peer::describe(4_000_000_000, 7, 0, Pidfd::Unknown);
+        let peer = Peer::describe(4_000_000_000, 7, (0, Pidfd::Unknown), false);
         assert_eq!(
             peer.to_json(),
             r#"{"caller":null,"exe":null,"exe_sha256":null,"gid":7,"groups":null,"pid":null,"start_time":null,"uid":4000000000,"unit":null,"user":null}"#
         );
         assert_eq!(own(Pidfd::Gone).exe, None);
         let pid = i32::try_from(std::process::id()).expect("a pid");
-        let other = Peer::describe(4_000_000_000, 7, pid, Pidfd::Unknown);
+        let other = Peer::describe(4_000_000_000, 7, (pid, Pidfd::Unknown), false);
         assert_eq!((other.exe, other.groups), (None, None), "another user's process");
     }
 
@@ -392,7 +402,7 @@ mod tests {
         let (here, _there) = UnixStream::pair().expect("a pair");
         let pidfd = getsockopt(&here, sockopt::PeerPidfd).map_or(Pidfd::Gone, Pidfd::Connected);
         let pid = i32::try_from(std::process::id()).expect("a pid");
-        let peer = Peer::describe(4_000_000_000, 7, pid, pidfd);
+        let peer = Peer::describe(4_000_000_000, 7, (pid, pidfd), false);
         assert_eq!(peer.groups, None);
         assert!(!Access { daemon_uid: 1, socket_gid: Gid::effective().as_raw() }.may_append(&peer));
     }
@@ -437,7 +447,7 @@ mod tests {
         let access = Access { daemon_uid: 900, socket_gid: 50 };
         let peer = |uid, gid, groups: Option<&[u32]>| Peer {
             groups: groups.map(<[u32]>::to_vec),
-            ..Peer::describe(uid, gid, 0, Pidfd::Gone)
+            ..Peer::describe(uid, gid, (0, Pidfd::Gone), false)
         };
         assert!(access.may_append(&peer(0, 0, None)) && access.may_read(&peer(900, 900, None)));
         assert!(access.may_append(&peer(1000, 50, None)) && access.may_append(&peer(1000, 1, Some(&[50]))));

@@ -209,6 +209,15 @@ fn a_change_that_needs_three_people_is_sealed_once_they_agree() {
     approve(&daemon, &id, &["lan"]);
     let listed = daemon.get("/v1/proposals").json();
     assert_eq!(listed["proposals"][0]["quorum_met"], true);
+    let statement = format!("/v1/proposals/{id}/statement");
+    for query in
+        ["", "?signer=mai&signer=mai", "?decision=approve", "?signer=mai&decision=perhaps", "?signer=mai&x=1"]
+    {
+        daemon.get(&format!("{statement}{query}")).problem(400, "bad-parameter");
+    }
+    daemon.get(&format!("{statement}?signer=nobody")).problem(422, "approver-unknown");
+    daemon.get("/v1/proposals/1").problem(400, "bad-parameter");
+    daemon.get("/v1/proposals/6f1c2a7e-3b4d-4c5e-8f90-112233445566").problem(404, "proposal-unknown");
     let sealed = seal(&daemon, &id, success()).json();
     assert_eq!(sealed["action_payload"], policy_change()["action_payload"]);
     assert_eq!((&sealed["quorum_met"], &sealed["proofs_valid"]), (&json!(true), &json!(true)));
@@ -582,4 +591,66 @@ fn one_caller_fills_half_of_the_queue_of_a_slow_token() {
     // answered meanwhile make it more.
     assert!(!refused.is_empty() && taken.len() >= 25, "{} taken, {} refused", taken.len(), refused.len());
     audited(&world, daemon);
+}
+
+/// Runs attestctl's smallest append as another caller would.
+fn appends(world: &World, program: &mut std::process::Command) -> bool {
+    let output = program
+        .env("ATTESTD_SOCKET", world.socket())
+        .args(["append", "--event-type", "ACTION", "--action-type", "a.b", "--status", "SUCCESS"])
+        .args(["--actor-type", "SYSTEM"])
+        .output()
+        .expect("the program runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() || said.contains("caller-not-allowed"), "{said}");
+    output.status.success()
+}
+
+#[test]
+fn a_program_is_told_by_its_bytes_and_by_where_it_is_for_the_daemon() {
+    use std::process::Command;
+    let uid = nix::unistd::Uid::effective();
+    let ctl = env!("CARGO_BIN_EXE_attestctl");
+    let world = World::new();
+    let daemon = world.serve();
+    let copy = world.dir().join("attestctl");
+    fs::copy(ctl, &copy).expect("copied");
+    let other = world.dir().join("other");
+    fs::copy(ctl, &other).expect("copied");
+    // Not the same bytes, though it does the same.
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&other)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, b"\0"))
+        .expect("longer");
+    let hash = attestd::ledger::hash::Digest::of(&fs::read(ctl).expect("readable"));
+    let put = |rule: &str| {
+        let text = format!(
+            "[[callers]]\nname = \"program\"\nuid = {uid}\nverbs = [\"append\"]\n{rule}\n\
+             [[callers]]\nname = \"tests\"\nuid = {uid}\nverbs = [\"administer\"]\n"
+        );
+        let answer = daemon.send("PUT", "/v1/rules", text.as_bytes());
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    };
+    let run = |path: &std::path::Path| appends(&world, &mut Command::new(path));
+    put(&format!("exe_sha256 = \"{hash}\""));
+    assert!(run(&copy) && run(std::path::Path::new(ctl)), "wherever it lies");
+    assert!(!run(&other));
+    put(&format!("exe = \"{}\"", copy.display()));
+    assert!(run(&copy) && !run(&other) && !run(std::path::Path::new(ctl)));
+    // In a mount namespace of its own a process can put another program under the name.
+    let mut unshare = Command::new("unshare");
+    if !uid.is_root() {
+        unshare.arg("--map-root-user");
+    }
+    let script = format!("mount --bind {} {1} && exec {1} \"$@\"", other.display(), copy.display());
+    unshare.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
+    assert!(!appends(&world, &mut unshare));
+    assert!(run(&copy), "outside of it nothing has changed");
+    // An executable alone is no caller: anybody can run it.
+    let alone = format!("[[callers]]\nname = \"x\"\nexe = \"{ctl}\"\nverbs = [\"append\"]\n");
+    daemon.send("PUT", "/v1/rules", alone.as_bytes()).problem(422, "rules");
+    let entries = audited(&world, daemon);
+    let by_hash = entries.iter().find(|entry| entry["action_type"] == "a.b").expect("appended");
+    assert_eq!(by_hash["actor_context"]["peer"]["exe_sha256"], hash.to_hex());
 }

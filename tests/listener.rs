@@ -57,7 +57,8 @@ impl Server {
         let router = router(Arc::clone(&slow_was_dropped));
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or(()) };
-        let task = tokio::spawn(serve(listener, router, limits, Arc::clone(&connections), shutdown));
+        let task =
+            tokio::spawn(serve(listener, router, limits, Arc::clone(&connections), || false, shutdown));
         Server { _folder: folder, path, connections, slow_was_dropped, stop: Some(stop), task }
     }
 

@@ -331,8 +331,9 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         tracing::info!(reason, "stopping");
         draining.send_replace(true);
     };
-    listener::serve(socket, routes::router(service), Limits::from(&config.server), connections, shutdown)
-        .await;
+    let hash_programs = || sequencer.gauges().governor().standing().rules.uses_exe_hashes();
+    let limits = Limits::from(&config.server);
+    listener::serve(socket, routes::router(service), limits, connections, hash_programs, shutdown).await;
     reloading.abort();
     let _ = settled.await;
     sequencer.stop(reason).await;

@@ -3,9 +3,9 @@
 //! Each step is an entry, and the answer to it is that entry. A step is judged on the sequencer's
 //! thread by what stands when its turn comes, so that of two that exclude each other one is refused.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -13,6 +13,7 @@ use axum::response::Response;
 use super::append::{check_dependencies, leased, read_body, take_memory};
 use super::budget::Lease;
 use super::problem::Problem;
+use super::read::Parameters;
 use super::service::Service;
 use crate::caller::Peer;
 use crate::governance::Refusal;
@@ -187,12 +188,12 @@ pub(super) async fn open(
 pub(super) async fn decide(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<Arc<Peer>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
     let result = async {
         service.check_verb(&peer, None)?;
-        let id = proposal_id(&id)?;
+        let id = proposal_id(id)?;
         let (body, lease) = read_body(&service, peer.uid, request).await?;
         let members = Members::parse(&body, &["signature", "statement"])?;
         let (statement, signature) = (members.text("statement")?, members.text("signature")?);
@@ -218,12 +219,12 @@ pub(super) async fn decide(
 pub(super) async fn withdraw(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<Arc<Peer>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
     let result = async {
         service.check_verb(&peer, None)?;
-        let id = proposal_id(&id)?;
+        let id = proposal_id(id)?;
         let (body, lease) = read_body(&service, peer.uid, request).await?;
         let members = Members::parse(&body, &["actor_id", "reason"])?;
         let (reason, claimed) = (members.text("reason")?, members.optional_text("actor_id")?);
@@ -246,12 +247,12 @@ pub(super) async fn withdraw(
 pub(super) async fn seal(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<Arc<Peer>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
     let result = async {
         service.check_verb(&peer, Verb::Seal)?;
-        let id = proposal_id(&id)?;
+        let id = proposal_id(id)?;
         let (body, lease) = read_body(&service, peer.uid, request).await?;
         let members = Members::parse(
             &body,
@@ -328,11 +329,11 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<Arc<Peer>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let result = async {
         service.check_any(&peer, &[Verb::Read, Verb::Propose, Verb::Seal])?;
-        let id = proposal_id(&id)?;
+        let id = proposal_id(id)?;
         let governor = service.governor();
         let out = match governor.ending(id) {
             Some(ending) => format!(r#"{{"proposal_id":"{id}","state":"{}"}}"#, ending.as_str()),
@@ -349,23 +350,30 @@ pub(super) async fn show(
 pub(super) async fn statement(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<Arc<Peer>>,
-    Path(id): Path<String>,
-    Query(parameters): Query<BTreeMap<String, String>>,
+    id: Result<Path<String>, PathRejection>,
+    Query(parameters): Parameters,
 ) -> Response {
     let result = async {
         service.check_any(&peer, &[Verb::Read, Verb::Propose, Verb::Seal])?;
         let bad = |detail: &str| Problem::new(Code::BadParameter, detail);
-        let id = proposal_id(&id)?;
-        if let Some(unknown) = parameters.keys().find(|name| !["decision", "signer"].contains(&name.as_str()))
-        {
-            return Err(bad(&format!("there is no parameter `{unknown}`")));
+        let id = proposal_id(id)?;
+        let (mut signer, mut decision) = (None, None);
+        for (name, value) in &parameters {
+            let seen = match name.as_str() {
+                "signer" => &mut signer,
+                "decision" => &mut decision,
+                _ => return Err(bad(&format!("there is no parameter `{name}`"))),
+            };
+            if seen.replace(value.as_str()).is_some() {
+                return Err(bad(&format!("`{name}` is given twice")));
+            }
         }
-        let decision = match parameters.get("decision").map(String::as_str) {
+        let decision = match decision {
             None | Some("approve") => Decision::Approve,
             Some("reject") => Decision::Reject,
             Some(_) => return Err(bad("`decision` is approve or reject")),
         };
-        let signer = parameters.get("signer").ok_or_else(|| bad("`signer` is needed"))?;
+        let signer = signer.ok_or_else(|| bad("`signer` is needed"))?;
         let governor = service.governor();
         let proposal = disclosed(&governor, &peer, id)?;
         let approver = proposal.rules.approver(signer).ok_or_else(|| Refusal::new(Code::ApproverUnknown))?;
@@ -388,8 +396,9 @@ fn disclosed<'a>(governor: &'a Governor, peer: &Peer, id: ProposalId) -> Result<
     }
 }
 
-fn proposal_id(text: &str) -> Result<ProposalId, Problem> {
-    EntryId::parse(text)
+fn proposal_id(path: Result<Path<String>, PathRejection>) -> Result<ProposalId, Problem> {
+    path.ok()
+        .and_then(|Path(text)| EntryId::parse(&text))
         .map(ProposalId)
         .ok_or_else(|| Problem::new(Code::BadParameter, "a proposal is named by a lower-case UUID"))
 }
@@ -489,17 +498,15 @@ impl Members {
 
     fn outcome(&self) -> Result<governor::Outcome, Problem> {
         let status = self.text("execution_status")?;
-        let execution_status = ExecutionStatus::ALL
-            .into_iter()
-            .find(|known| known.as_str() == status)
-            .ok_or_else(|| Self::at(Code::WrongValue, "execution_status"))?;
+        let execution_status =
+            ExecutionStatus::parse(&status).ok_or_else(|| Self::at(Code::WrongValue, "execution_status"))?;
         let rollback_executed = match json::member(&self.text, "rollback_executed") {
             None | Some("false") => false,
             Some("true") => true,
             Some(_) => return Err(Self::at(Code::WrongType, "rollback_executed")),
         };
         Ok(governor::Outcome {
-            execution_status: *execution_status,
+            execution_status,
             result_data: self.object("result_data")?,
             error_details: self.object("error_details")?,
             rollback_executed,

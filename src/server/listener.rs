@@ -232,12 +232,14 @@ impl Drop for Slot {
 
 /// Serves `router` on `listener` until `shutdown` is ready; then accepts no more, lets requests
 /// in flight be answered for at most `limits.shutdown_timeout`, and drops what is left.
+/// Whether callers' programs are hashed is asked for each connection.
 /// Every request has `Arc<Peer>` and [`ConnectionId`] in its extensions.
 pub async fn serve(
     listener: UnixListener,
     router: Router,
     limits: Limits,
     connections: Arc<Connections>,
+    hash_programs: impl Fn() -> bool,
     shutdown: impl Future<Output = ()>,
 ) {
     let (stop, stopped) = watch::channel(false);
@@ -283,9 +285,10 @@ pub async fn serve(
                 let id = ConnectionId(next_id);
                 next_id += 1;
                 let (router, stopped) = (router.clone(), stopped.clone());
+                let hash = hash_programs();
                 tasks.spawn(async move {
                     let _slot = slot;
-                    if let Some((stream, peer)) = read_peer(stream).await {
+                    if let Some((stream, peer)) = read_peer(stream, hash).await {
                         connection::run(stream, id, Arc::new(peer), router, timeouts, stopped).await;
                     }
                 });
@@ -312,9 +315,9 @@ pub async fn serve(
 
 /// Reads who is there, on a thread that may block: `/proc` does not, but the name of a user can
 /// come from a directory service.
-async fn read_peer(stream: UnixStream) -> Option<(UnixStream, Peer)> {
+async fn read_peer(stream: UnixStream, hash_program: bool) -> Option<(UnixStream, Peer)> {
     let reading = tokio::task::spawn_blocking(move || {
-        let peer = Peer::read(&stream);
+        let peer = Peer::read(&stream, hash_program);
         (stream, peer)
     });
     match reading.await {

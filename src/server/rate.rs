@@ -32,7 +32,13 @@ impl Rates {
     /// # Errors
     /// After how long there is one, when there is none now.
     pub fn take(&self, pace: &Pace) -> Result<(), Duration> {
-        self.with(pace, |left| if *left >= 1.0 { Ok(*left -= 1.0) } else { Err(1.0 - *left) })
+        self.with(pace, |left| {
+            if *left < 1.0 {
+                return Err(1.0 - *left);
+            }
+            *left -= 1.0;
+            Ok(())
+        })
     }
 
     /// The same for who can wait: after how long the next one may come.

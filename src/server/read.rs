@@ -63,7 +63,7 @@ pub(super) async fn entry(
             .read(move |service, reader| {
                 let line = find(service, reader, &viewer, &reference)?;
                 let rules = service.governor();
-                Ok(shown(service, &viewer, &rules, line)?)
+                shown(service, &viewer, &rules, line)
             })
             .await?;
         // One at a time is read by each of a few threads; what waits to be sent is counted.
