@@ -37,9 +37,7 @@ use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::{Checkpoint, Note};
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
-use crate::ledger::entry::{
-    ActorType, EntryId, EntryView, EventCategory, EventType, ExecutionStatus, Sequence, SignatureAlgorithm,
-};
+use crate::ledger::entry::{EntryId, EntryView, EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::json;
 use crate::ledger::key::{KeyId, Signature};
@@ -59,6 +57,8 @@ const PACED_COMMITS: u32 = 8;
 const PACED_ENTRIES: f64 = 256.0;
 /// How far the wall clock may run ahead of the boot clock before an operator must look.
 const CLOCK_JUMP: Duration = Duration::from_secs(3_600);
+/// A uid that no process has.
+const NOBODY: u32 = u32::MAX;
 /// The `action_type` of the entry that changes how entries are signed from the next one on.
 pub const MODE_CHANGE: &str = "signature.mode";
 /// How often the disk's free space is looked at.
@@ -153,15 +153,7 @@ impl Event {
     /// An entry of the daemon's own. `payload` is a canonical object.
     #[must_use]
     pub fn own(event_type: EventType, category: EventCategory, action: &str, payload: String) -> Self {
-        let mut draft = Draft::new(event_type, action, payload, ExecutionStatus::Success, ActorType::System);
-        draft.event_category = category;
-        draft.severity = category.default_severity();
-        Event::of_draft(draft)
-    }
-
-    /// The same, of which `draft` says everything.
-    #[must_use]
-    pub fn of_draft(draft: Draft) -> Self {
+        let draft = Draft::own(event_type, category, action, payload);
         Event::Step(Box::new(move |governor, policy, _| {
             Ok(policy.own_under(&governor.standing().rules.label(), draft, fresh_id()))
         }))
@@ -692,6 +684,9 @@ impl Thread {
             (view.sequence_number, view.timestamp) = (entry.sequence(), entry.timestamp());
             view.entry_hash = entry.hash();
             // What the auditor would refuse is refused before it has a place.
+            if is_own && admitted.has_given_id() && self.is_taken(admitted.id()) {
+                return Err(Refusal::new(Code::EntryIdTaken).at("/entry_id").into());
+            }
             let switch = self.switch_by(&view)?;
             let governor = if Governor::concerns(&view) { self.governor.followed(&view)? } else { None };
             Ok((admitted, entry, head, governor, switch))
@@ -709,6 +704,12 @@ impl Thread {
         self.switch = switch.or(self.switch);
         if let Some((uid, content)) = admitted.idempotency() {
             self.pending.insert(entry.id(), Pending { uid, content, sequence: entry.sequence() });
+        } else if admitted.has_given_id() {
+            // Of no content that could be sent again, so whoever gives the id is refused.
+            self.pending.insert(
+                entry.id(),
+                Pending { uid: NOBODY, content: Digest::ZERO, sequence: entry.sequence() },
+            );
         }
         let (key, algorithm) = (self.setup.key, self.algorithm);
         let batch = self.gathering.get_or_insert_with(|| Batch::new(before, key, algorithm));
@@ -797,6 +798,11 @@ impl Thread {
             None => None,
         };
         found.map(|_| Known::Committed)
+    }
+
+    /// Whether the id that a proposal gives was used since it was opened, or can't be looked up.
+    fn is_taken(&self, id: EntryId) -> bool {
+        self.pending.contains_key(&id) || !matches!(self.setup.index.find(id), Ok(None))
     }
 
     fn repeat(&mut self, id: EntryId, asked: (u32, Digest), known: Known, waiting: (Ticket, Option<Share>)) {
@@ -991,8 +997,8 @@ impl Thread {
         if let Some(note) = committed.note() {
             self.gauges.note.send_replace(Some(Arc::new(note)));
         }
-        for reserved in committed.entries() {
-            if reserved.idempotency.is_some() {
+        if !self.pending.is_empty() {
+            for reserved in committed.entries() {
                 self.pending.remove(&reserved.entry.id());
             }
         }

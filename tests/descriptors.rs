@@ -29,7 +29,7 @@ async fn accepting_goes_on_when_there_are_descriptors_again() {
     let open = std::fs::read_dir("/proc/self/fd").expect("listed").count() as u64;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, open + 5, hard).expect("lowered");
-    tokio::spawn(serve(listener, router, limits, Arc::clone(&connections), std::future::pending()));
+    tokio::spawn(serve(listener, router, limits, Arc::clone(&connections), || false, std::future::pending()));
     sleep(Duration::from_millis(200)).await;
     assert!((1..20).contains(&connections.current()), "the rest waits in the backlog");
 

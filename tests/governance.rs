@@ -654,3 +654,85 @@ fn a_program_is_told_by_its_bytes_and_by_where_it_is_for_the_daemon() {
     let by_hash = entries.iter().find(|entry| entry["action_type"] == "a.b").expect("appended");
     assert_eq!(by_hash["actor_context"]["peer"]["exe_sha256"], hash.to_hex());
 }
+
+#[test]
+fn a_seal_at_the_last_moment_is_a_seal_or_too_late_and_never_both() {
+    let world = governed("[[actions]]\ntype = \"policy.*\"\napprovals = 1\nlifetime_seconds = 1\n");
+    let daemon = world.serve();
+    let mut endings = Vec::new();
+    for round in 0..6_u64 {
+        let id = open(&daemon, &policy_change());
+        approve(&daemon, &id, &["mai"]);
+        // From well before to well after the end of its second.
+        std::thread::sleep(std::time::Duration::from_millis(700 + round * 100));
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let seals: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| seal(&daemon, &id, success()).status)).collect();
+            seals.into_iter().map(|seal| seal.join().expect("no panic")).collect()
+        });
+        let sealed = statuses.iter().filter(|status| **status == 201).count();
+        assert!(sealed <= 1 && statuses.iter().all(|status| [201, 409].contains(status)), "{statuses:?}");
+        endings.push((id, sealed == 1));
+    }
+    assert!(endings.iter().any(|(_, sealed)| *sealed) && endings.iter().any(|(_, sealed)| !sealed));
+    for (id, sealed) in endings {
+        let path = format!("/v1/proposals/{id}");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while daemon.get(&path).json()["state"] == "open" {
+            assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert_eq!(daemon.get(&path).json()["state"], if sealed { "sealed" } else { "expired" });
+    }
+    audited(&world, daemon);
+}
+
+#[test]
+fn an_id_that_a_proposal_gives_is_used_once() {
+    const ID: &str = "6f1c2a7e-3b4d-4c5e-8f90-112233445566";
+    let world = governed("[[actions]]\ntype = \"policy.*\"\napprovals = 1\n");
+    let daemon = world.serve();
+    let mut draft = policy_change();
+    draft["entry_id"] = json!(ID);
+    let ids = [open(&daemon, &draft), open(&daemon, &draft)];
+    for id in &ids {
+        approve(&daemon, id, &["mai"]);
+    }
+    assert_eq!(seal(&daemon, &ids[0], success()).json()["entry_id"], ID);
+    seal(&daemon, &ids[1], success()).problem(409, "entry-id-taken");
+    daemon.post("/v1/proposals", draft.to_string()).problem(409, "entry-id-taken");
+    daemon.post("/v1/entries", request(&format!(r#","entry_id":"{ID}""#))).problem(409, "entry-id-conflict");
+    audited(&world, daemon);
+}
+
+#[test]
+fn what_an_operator_writes_is_under_the_rules_in_force_too() {
+    let world = governed("");
+    let daemon = world.serve();
+    assert!(daemon.stop().success());
+    world.configure("anchor", "file = \"anchor\"");
+    let output = world
+        .program(env!("CARGO_BIN_EXE_attestd"))
+        .args(["anchor", "reset", "--reason", "a new one", "--config"])
+        .arg(world.config())
+        .output()
+        .expect("attestd runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let daemon = world.serve();
+    daemon.append(REQUEST);
+    let entries = audited(&world, daemon);
+    let anchor = entries.iter().find(|entry| entry["action_type"] == "ledger.anchor").expect("written");
+    assert_ne!(anchor["environment"]["attestd.rules"], "default");
+}
+
+#[test]
+fn keys_cannot_be_changed_by_proposal_yet() {
+    let world = governed("[[actions]]\ntype = \"key.*\"\napprovals = 1\n");
+    let daemon = world.serve();
+    for action in ["key.rotate", "key.revoke"] {
+        daemon
+            .post("/v1/proposals", request("").replace("test.run", action))
+            .problem(422, "governance-unavailable");
+    }
+    audited(&world, daemon);
+}

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use super::genesis::Genesis;
 use super::init::seal;
 use super::serve::{Absent, Opened, open};
-use super::{Fault, check_reason, host};
+use super::{Fault, check_reason, governing, host};
 use crate::anchor::{self, Anchor, AnchorError, Contradiction, Gauge, Ledger, Standing, UpdateError};
 use crate::config::Config;
 use crate::governance::Policy;
 use crate::ledger::checkpoint::{Checkpoint, Note};
-use crate::ledger::entry::{EntryId, EventCategory, EventType};
-use crate::sequencer::{Sequencer, now};
+use crate::ledger::draft::Draft;
+use crate::ledger::entry::{EventCategory, EventType};
+use crate::sequencer::{Sequencer, fresh_id, now};
 use crate::server::read::quoted;
 use crate::store::{Reader, Reservation, Reserved};
 use crate::token::Pool;
@@ -145,7 +146,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
         return Err(Fault::NoAnchor);
     }
     let opened = open(config, Absent::Given)?;
-    let Opened { mut store, reader, genesis, mut edge, pool, anchors, algorithm, .. } = opened;
+    let Opened { mut store, reader, index, genesis, mut edge, pool, anchors, algorithm, .. } = opened;
     let (there, missing): (Vec<Checked>, Vec<Checked>) =
         anchors.into_iter().partition(|checked| checked.entries.is_some());
     let missing: Vec<Anchor> = missing.into_iter().map(|checked| checked.anchor).collect();
@@ -155,6 +156,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
     let limit = usize::try_from(config.limits.entry_bytes).unwrap_or(usize::MAX);
     let policy = Policy::new(&host(config), limit);
     let mut head = reader.head()?;
+    let label = governing::governor_at(&reader, &index, head.next)?.standing().rules.label();
     let (first, before) = (head.next, edge.root());
     let mut extend = |anchor: &Anchor| {
         let payload = format!(
@@ -164,8 +166,8 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
             before.hash,
             before.size,
         );
-        let id = EntryId(*uuid::Uuid::new_v4().as_bytes());
-        let admitted = policy.own(EventType::Change, EventCategory::Normal, ACTION_TYPE, payload, id);
+        let draft = Draft::own(EventType::Change, EventCategory::Normal, ACTION_TYPE, payload);
+        let admitted = policy.own_under(&label, draft, fresh_id());
         let entry = head.extend(admitted.view(), now(), algorithm, genesis.key.id());
         Reserved { entry, idempotency: None }
     };

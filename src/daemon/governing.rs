@@ -8,11 +8,29 @@ use crate::config::Config;
 use crate::governance::Refusal;
 use crate::governance::governor::{Governor, Refused};
 use crate::governance::rules::{MAX_RULES_BYTES, Rules};
+use crate::index::Index;
+use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
-use crate::ledger::entry::{ActorType, EventType, ExecutionStatus};
+use crate::ledger::entry::{EventCategory, EventType, Sequence};
 use crate::sequencer::{Event, Outcome, Sequencer, Step, fresh_id, now};
 use crate::server::govern;
+use crate::store::{Reader, StoreError};
+
+/// The state of governance after the entries before `end`, built from those that change it.
+///
+/// # Errors
+/// When the ledger or its index can't be read, or an entry is not what governance lets be.
+pub fn governor_at(reader: &Reader, index: &Index, end: Sequence) -> Result<Governor, Fault> {
+    let mut governor = Governor::new();
+    for sequence in index.steps(end)? {
+        let damaged = |what: String| StoreError::Damaged(format!("entry {sequence} {what}"));
+        let line = reader.line(sequence)?.ok_or_else(|| damaged("is missing".into()))?;
+        let decoded = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?;
+        governor.follow(&decoded.entry).map_err(|refusal| damaged(refusal.to_string()))?;
+    }
+    Ok(governor)
+}
 
 /// The rules of the configured file; `None` where none is configured.
 ///
@@ -73,14 +91,8 @@ pub async fn expire(sequencer: &Sequencer) {
             if !governor.proposal(id)?.is_over(now) {
                 return Err(Refusal::new(Code::ProposalExpiry).into());
             }
-            let mut draft = Draft::new(
-                EventType::Decision,
-                "proposal.expire",
-                Governor::expire(id),
-                ExecutionStatus::Success,
-                ActorType::System,
-            );
-            draft.severity = 0;
+            let payload = Governor::expire(id);
+            let draft = Draft::own(EventType::Decision, EventCategory::Normal, "proposal.expire", payload);
             Ok(policy.own_under(&governor.standing().rules.label(), draft, fresh_id()))
         });
         match write(sequencer, expiring).await {

@@ -149,7 +149,7 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
     let Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, .. } =
         open(config, Absent::Refused)?;
     let head = reader.head()?;
-    let governor = governor_at(&reader, &index, head.next)?;
+    let governor = governing::governor_at(&reader, &index, head.next)?;
     if config.ledger.public_key.symlink_metadata().is_err() {
         write_public_key(&config.ledger.public_key, &genesis.key.to_pem())?;
     }
@@ -403,7 +403,7 @@ fn check_tail(reader: &Reader, index: &Index, genesis: &Genesis) -> Result<(u64,
         let size =
             TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
         let tree = reader.tree(from)?.frontier(size).map_err(StoreError::from)?;
-        let governor = governor_at(reader, index, Sequence(from))?;
+        let governor = governing::governor_at(reader, index, Sequence(from))?;
         expectations.before = Some(Before { origin: genesis.origin.clone(), tree, governor });
     }
     expectations.threads = NonZeroUsize::new(2);
@@ -413,18 +413,6 @@ fn check_tail(reader: &Reader, index: &Index, genesis: &Genesis) -> Result<(u64,
         Some(fault) => Err(Fault::Tail(fault)),
         None => Ok((from, count - 1)),
     }
-}
-
-/// The state of governance after the entries before `end`, built from those that change it.
-pub(super) fn governor_at(reader: &Reader, index: &Index, end: Sequence) -> Result<Governor, Fault> {
-    let mut governor = Governor::new();
-    for sequence in index.steps(end)? {
-        let damaged = |what: String| StoreError::Damaged(format!("entry {sequence} {what}"));
-        let line = reader.line(sequence)?.ok_or_else(|| damaged("is missing".into()))?;
-        let decoded = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?;
-        governor.follow(&decoded.entry).map_err(|refusal| damaged(refusal.to_string()))?;
-    }
-    Ok(governor)
 }
 
 fn head_before(reader: &Reader, sequence: u64) -> Result<Head, Fault> {

@@ -29,8 +29,8 @@ use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::{
-    ActorType, DAEMON_ACTOR, EntryId, EntryView, EventCategory, EventType, ExecutionStatus, Sequence,
-    SignatureAlgorithm, is_actor_id,
+    ActorType, DAEMON_ACTOR, EntryId, EntryView, EventCategory, EventType, Sequence, SignatureAlgorithm,
+    is_actor_id,
 };
 use crate::ledger::hash::Digest;
 use crate::ledger::json::{self, Place};
@@ -280,11 +280,7 @@ impl Policy {
         payload: String,
         id: EntryId,
     ) -> Admitted {
-        let mut draft =
-            Draft::new(event_type, action_type, payload, ExecutionStatus::Success, ActorType::System);
-        draft.event_category = category;
-        draft.severity = category.default_severity();
-        self.own_under("default", draft, id)
+        self.own_under("default", Draft::own(event_type, category, action_type, payload), id)
     }
 
     /// An entry of the daemon's own while the rules that entries call `label` are in force.
@@ -455,6 +451,12 @@ impl Admitted {
     #[must_use]
     pub fn idempotency(&self) -> Option<(u32, Digest)> {
         self.author.origin.uid.zip(self.author.origin.content)
+    }
+
+    /// Whether a client gave the id, with its request or its proposal.
+    #[must_use]
+    pub fn has_given_id(&self) -> bool {
+        self.draft.entry_id.is_some()
     }
 
     /// Whether the daemon itself is the actor.

@@ -131,6 +131,16 @@ impl Draft {
         }
     }
 
+    /// What the daemon does itself. `payload` is a canonical object.
+    #[must_use]
+    pub fn own(event_type: EventType, category: EventCategory, action_type: &str, payload: String) -> Self {
+        Draft {
+            event_category: category,
+            severity: category.default_severity(),
+            ..Draft::new(event_type, action_type, payload, ExecutionStatus::Success, ActorType::System)
+        }
+    }
+
     /// The SHA-256 by which "the same content" is judged when an entry id comes again: of the
     /// canonical object of every member that a client may give, defaults filled in, without the id.
     #[must_use]

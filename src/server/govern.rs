@@ -24,7 +24,7 @@ use crate::governance::proposal::Proposal;
 use crate::governance::rules::{self, InForce, Rules, Verb};
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
-use crate::ledger::entry::{ActorType, EntryId, EventCategory, EventType, ExecutionStatus};
+use crate::ledger::entry::{EntryId, EventCategory, EventType, ExecutionStatus};
 use crate::ledger::json;
 use crate::sequencer::{Event, Outcome, Step, fresh_id, now};
 
@@ -110,9 +110,7 @@ fn caller(rules: &InForce, peer: &Peer, verb: Option<Verb>) -> Result<(String, S
 }
 
 fn own(event_type: EventType, action: &str, payload: String) -> Draft {
-    let mut draft = Draft::new(event_type, action, payload, ExecutionStatus::Success, ActorType::System);
-    draft.event_category = EventCategory::Normal;
-    draft
+    Draft::own(event_type, EventCategory::Normal, action, payload)
 }
 
 /// Has a step written and answers with its entry.
@@ -142,6 +140,10 @@ pub(super) async fn open(
         let (body, lease) = read_body(&service, peer.uid, request).await?;
         let draft = Draft::parse_proposal(&body)?;
         drop(body);
+        if draft.action_type.starts_with("key.") {
+            let detail = format!("this version cannot perform `{}`", draft.action_type);
+            return Err(Problem::new(Code::GovernanceUnavailable, detail));
+        }
         let (dependencies, given) = (draft.dependencies.clone(), draft.entry_id);
         service
             .read(move |service, _| {
@@ -265,10 +267,6 @@ pub(super) async fn seal(
         attempt.result_data.clone_from(&outcome.result_data);
         attempt.error_details.clone_from(&outcome.error_details);
         attempt.rollback_executed = outcome.rollback_executed;
-        if attempt.action_type.starts_with("key.") {
-            let detail = format!("this version cannot perform `{}`", attempt.action_type);
-            return Err(Problem::new(Code::GovernanceUnavailable, detail));
-        }
         let (sealer, offender) = (peer.clone(), peer.clone());
         let sealing: Step = Box::new(move |governor, policy, now| {
             let standing = governor.standing();

@@ -16,7 +16,7 @@ use crate::governance::governor::{Attempt, Governor, Refused};
 use crate::governance::invariant::{Breach, Violation};
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
-use crate::ledger::entry::{ActorType, EventCategory, EventType, ExecutionStatus, Sequence};
+use crate::ledger::entry::{EventCategory, EventType, ExecutionStatus, Sequence};
 use crate::sequencer::{Event, Outcome, Sequencer, Step, fresh_id};
 
 /// For so long after a violation that was written whole the like of it is only counted.
@@ -150,15 +150,8 @@ fn draft(governor: &Governor, offence: &Offence, breach: Breach, count: u64, who
         whole,
     }
     .to_payload();
-    let mut draft = Draft::new(
-        EventType::Violation,
-        "system_violation",
-        payload,
-        ExecutionStatus::Blocked,
-        ActorType::System,
-    );
-    draft.event_category = EventCategory::Error;
-    draft.severity = EventCategory::Error.default_severity();
+    let mut draft = Draft::own(EventType::Violation, EventCategory::Error, "system_violation", payload);
+    draft.execution_status = ExecutionStatus::Blocked;
     draft.error_details = breach.error_details();
     draft
 }
