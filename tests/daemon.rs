@@ -146,7 +146,11 @@ fn a_stop_under_load_keeps_all_that_was_acknowledged_and_ends_the_ledger() {
         let acknowledged: Vec<Value> = std::thread::scope(|scope| {
             let batches: Vec<_> = (0..3).map(|_| scope.spawn(|| endless_batch(daemon.connect()))).collect();
             let singles: Vec<_> = (0..3).map(|_| scope.spawn(|| endless_singles(daemon.connect()))).collect();
-            std::thread::sleep(Duration::from_millis(700));
+            let deadline = std::time::Instant::now() + Duration::from_secs(60);
+            while daemon.get("/v1/stats").json()["appended_since_start"].as_u64() < Some(1_000) {
+                assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
+                std::thread::sleep(Duration::from_millis(20));
+            }
             daemon.signal(signal);
             batches.into_iter().chain(singles).flat_map(|client| client.join().expect("ended")).collect()
         });
