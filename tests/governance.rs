@@ -1,6 +1,8 @@
 //! Governance through the socket: rules from a file, refusals that are recorded, and the life of
 //! proposals. Every ledger ends before the auditor's tool, which comes to each decision again.
 
+#![cfg(feature = "daemon")]
+
 mod common;
 
 use std::fs;
