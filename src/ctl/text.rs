@@ -102,6 +102,28 @@ pub(crate) fn pretty(json: &str, indent: usize) -> String {
     out
 }
 
+/// `text` broken between words where a terminal of `width` would break it within them; the lines
+/// after the first are indented by `indent`.
+pub(crate) fn wrapped(text: &str, width: Option<usize>, indent: usize) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut used = 0;
+    for word in text.split(' ') {
+        let needed = word.width();
+        if used == 0 {
+            used = needed;
+        } else if width.is_some_and(|width| used + 1 + needed > width) {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent));
+            used = indent + needed;
+        } else {
+            out.push(' ');
+            used += 1 + needed;
+        }
+        out.push_str(word);
+    }
+    out
+}
+
 /// `number` with a comma after each group of three digits.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -316,6 +338,13 @@ mod tests {
         let expected = "{\n    \"a\": [\n      1e+21,\n      {}\n    ],\n    \"b\": \"x,{\\\"\\u202e\\\\\",\n    \"c\": []\n  }";
         assert_eq!(pretty(text, 2), expected);
         assert_eq!(pretty("null", 2), "null");
+    }
+
+    #[test]
+    fn words_stay_whole_where_a_line_is_broken() {
+        assert_eq!(wrapped("one two three", None, 2), "one two three");
+        assert_eq!(wrapped("one two three", Some(8), 2), "one two\n  three");
+        assert_eq!(wrapped("onetwothree four", Some(4), 2), "onetwothree\n  four");
     }
 
     #[test]
