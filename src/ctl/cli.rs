@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::pages::ExitCodes;
 use crate::client::DEFAULT_SOCKET;
@@ -426,7 +426,7 @@ pub struct Proposals {
 
 /// `attestctl approve`
 #[derive(Debug, Args)]
-#[group(id = "how", required = true, multiple = false, args = ["key", "token", "ssh", "statement_out", "signature"])]
+#[command(group = ArgGroup::new("how").required(true).args(["key", "token", "ssh", "statement_out", "signature"]))]
 pub struct Approve {
     /// The proposal: its id, or the beginning of it.
     pub id: String,
