@@ -12,7 +12,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use common::{Answer, Daemon, World, module};
@@ -323,6 +323,35 @@ fn nothing_is_signed_by_a_slip() {
 }
 
 #[test]
+fn who_is_asked_has_seen_it_and_has_to_say_yes() {
+    let people = People::governed();
+    let id = people.propose();
+    // util-linux' `script` gives it a terminal.
+    let answer = |keys: &str, json: &str| {
+        let command = format!("{} approve {id} --key mai.pem{json}", env!("CARGO_BIN_EXE_attestctl"));
+        let mut script = people.world.program("script");
+        script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).stdin(Stdio::piped());
+        let mut child =
+            script.current_dir(people.world.dir()).stdout(Stdio::piped()).spawn().expect("script runs");
+        child.stdin.take().expect("piped").write_all(keys.as_bytes()).expect("writable");
+        let output = child.wait_with_output().expect("ended");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        holds(&text, &["\"days\": 90", "Approve this as `mai` (creator)? [y/N]"]);
+        (output.status.code(), text)
+    };
+    let before = people.entries();
+    for (keys, json) in [("\n", ""), ("n\n", ""), ("yy\n", ""), ("\u{4}", ""), ("no\n", " --json")] {
+        let (code, text) = answer(keys, json);
+        assert_eq!(code, Some(1), "{keys:?}: {text}");
+        holds(&text, &["nothing was signed"]);
+    }
+    assert_eq!(people.entries(), before);
+    assert_eq!(answer("y\n", "").0, Some(0));
+    assert_eq!(people.entries(), before + 1);
+    people.audit();
+}
+
+#[test]
 fn a_no_ends_a_proposal_and_so_does_its_proposer() {
     let people = People::governed();
     let (rejected, withdrawn) = (people.propose(), people.propose());
@@ -362,7 +391,7 @@ fn rules_are_checked_applied_proposed_and_explained() {
     let (out, _) = people.ctl(0, &["rules", "apply", "rules.toml"]);
     holds(&out, &["these rules are in force after entry"]);
     let (out, _) = people.ctl(0, &["rules", "show"]);
-    holds(&out, &["action `policy.*` needs 3 approvals", "with the hash "]);
+    holds(&out, &["action `policy.*` needs 3 approvals", "their hash:\n"]);
     let (out, _) = people.ctl(0, &["rules", "diff", "rules.toml"]);
     assert_eq!(out, "nothing changes\n");
 
@@ -407,7 +436,7 @@ fn rules_are_tried_out_without_a_trace() {
     let (out, _) = test(0, common::REQUEST, &[]);
     holds(
         &out,
-        &["it would be sealed\n", "proofs     none needed", "approvals  none needed", "as         `uid:"],
+        &["it would be sealed\n", "proofs     none needed", "  approvals  none needed", "  as         `uid:"],
     );
     let blocked = POLICY.replace("SUCCESS", "BLOCKED");
     let (out, _) = test(0, &blocked, &[]);

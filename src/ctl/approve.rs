@@ -41,16 +41,21 @@ pub(super) async fn run(socket: &Path, args: &Approve) -> Result<Outcome, Failur
     let view = fetch(&mut client, id, &doing).await?.open(id)?;
     let rules = in_force(&mut client, &doing).await?;
     let subject = subject(&mut client, id, &view, &doing).await?;
-    if !args.json {
-        let text = described(&view, Some(&rules), &doing)?;
-        print(&format!("{text}\nLedger  {}\n", printable(&subject.origin)))?;
+    let asks = pen.is_some() && !args.yes;
+    let text = described(&view, Some(&rules), &doing)?;
+    let text = format!("{text}\nLedger  {}\n", printable(&subject.origin));
+    // Nobody is asked about what was not shown.
+    match (args.json, asks) {
+        (false, _) => print(&text)?,
+        (true, true) => eprint!("{text}"),
+        (true, false) => {}
     }
     // A person may take longer than a connection lasts.
     drop(client);
 
     let (statement, signature) = if let Some(mut pen) = pen {
         let approver = approver(&rules, &view, args.signer.as_deref(), Some(&pen.key))?;
-        if !args.yes && !confirmed(decision, approver)? {
+        if asks && !confirmed(decision, approver)? {
             return Err(Failure::Check("nothing was signed".into()));
         }
         let statement = subject.statement(approver, decision);
@@ -209,7 +214,7 @@ fn confirmed(decision: Decision, approver: &Approver) -> Result<bool, Failure> {
         Decision::Approve => "Approve",
         Decision::Reject => "Reject",
     };
-    eprint!("\n{what} this as `{}`, {}? [y/N] ", printable(&approver.name), printable(&approver.role));
+    eprint!("\n{what} this as `{}` ({})? [y/N] ", printable(&approver.name), printable(&approver.role));
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(|source| Failure::local("read the answer", source))?;

@@ -14,12 +14,15 @@ use super::rules::{changes, in_force, now};
 use super::text::{Column, Style, Table, count_of, duration, printable, printable_message, terminal_width};
 use super::{Failure, Outcome, connect, print, print_line, unexpected};
 use crate::client::{Client, ClientError, decode};
-use crate::governance::rules::Rules;
-use crate::ledger::draft::Draft;
+use crate::governance::rules::{InForce, Rules};
+use crate::ledger::draft::{Draft, NEEDED};
 use crate::ledger::entry::EntryId;
 use crate::ledger::hash::Digest;
 use crate::ledger::json::{self, canonicalize};
 use crate::ledger::timestamp::Timestamp;
+
+/// Narrower than this there is no room for whole ids beside the rest.
+const WIDTH_WITH_IDS: usize = 90;
 
 /// A proposal that is open, as the daemon tells it.
 #[derive(Debug, Deserialize)]
@@ -171,7 +174,7 @@ pub(super) async fn run(socket: &Path, args: &Proposals) -> Result<Outcome, Fail
         Found::Open(view) => {
             // Who may not read the rules sees the rest all the same.
             let rules = in_force(&mut client, &doing).await.ok();
-            print(&described(&view, rules.as_deref(), &doing)?)?;
+            print(&described(&view, rules.as_ref(), &doing)?)?;
         }
     }
     Ok(Outcome::Done)
@@ -191,8 +194,11 @@ async fn all(socket: &Path, json: bool) -> Result<Outcome, Failure> {
     }
     views.sort_by(|a, b| a.expires_at.cmp(&b.expires_at));
     let column = |title, right, least| Column { title, right, least };
+    let terminal = terminal_width();
+    // The beginning of an id will do, but where there is room it can be copied whole.
+    let least = terminal.filter(|width| *width < WIDTH_WITH_IDS).map(|_| 9);
     let columns = vec![
-        column("ID", false, Some(9)),
+        column("ID", false, least),
         column("ACTION", false, Some(8)),
         column("BY", false, Some(6)),
         column("HAVE", true, None),
@@ -201,7 +207,7 @@ async fn all(socket: &Path, json: bool) -> Result<Outcome, Failure> {
     ];
     let mut out = String::new();
     let rows: Vec<Vec<String>> = views.iter().map(row).collect();
-    Table::new(columns, terminal_width()).render(&rows, Style::of_stdout(), &mut out);
+    Table::new(columns, terminal).render(&rows, Style::of_stdout(), &mut out);
     print(&out)?;
     if truncated {
         eprintln!("there are more than fit into one answer");
@@ -227,7 +233,7 @@ fn row(view: &View) -> Vec<String> {
 }
 
 /// A proposal in full, for a person who has to say yes or no to it.
-pub(super) fn described(view: &View, rules: Option<&Rules>, doing: &str) -> Result<String, Failure> {
+pub(super) fn described(view: &View, rules: Option<&InForce>, doing: &str) -> Result<String, Failure> {
     let style = Style::of_stdout();
     let (text, draft) = view.draft(doing)?;
     let mut out = style.bold(&format!("Proposal {}", printable(&view.proposal_id)));
@@ -235,7 +241,7 @@ pub(super) fn described(view: &View, rules: Option<&Rules>, doing: &str) -> Resu
     let mut line = |name: &str, text: &str| {
         out.push_str(&format!("  {}  {}\n", style.dim(&format!("{name:<13}")), printable(text)));
     };
-    line("action_type", &view.action_type);
+    line("event_type", draft.event_type.as_str());
     line("proposed by", view.actor_id.as_deref().unwrap_or("-"));
     line("opened", &view.opened_at);
     line("expires", &format!("{} (left: {})", view.expires_at, left(&view.expires_at)));
@@ -245,12 +251,23 @@ pub(super) fn described(view: &View, rules: Option<&Rules>, doing: &str) -> Resu
         let what = format!("by {} as {} at {}{counts}", given.signer, given.role, given.timestamp);
         line(if given.decision == "approve" { "  approved" } else { "  rejected" }, &what);
     }
-    line("rules_hash", &view.rules_hash);
+    let changed = rules.is_some_and(|rules| rules.label() != view.rules_hash);
+    let since = if changed { ", not those in force now: both must be satisfied" } else { "" };
+    line("rules_hash", &format!("{}{since}", view.rules_hash));
     line("proposal_hash", &view.proposal_hash);
     line("action_hash", &Digest::of(draft.action_payload.as_bytes()).to_hex());
-    let members: BTreeMap<String, &RawValue> =
-        serde_json::from_str(&text).map_err(|error| unexpected(doing, error.to_string()))?;
+    let defaults = defaults_of(&draft);
+    let read = |text| serde_json::from_str::<BTreeMap<String, &RawValue>>(text);
+    let (mut members, defaults) = read(&text)
+        .and_then(|members| Ok((members, read(&defaults)?)))
+        .map_err(|error| unexpected(doing, error.to_string()))?;
+    members.retain(|name, value| {
+        NEEDED.contains(&name.as_str())
+            || defaults.get(name).is_none_or(|default| default.get() != value.get())
+    });
+    members.remove("event_type");
     get::groups(members, style, &mut out);
+    out.push_str(&style.dim("\nAll other members are empty or have the default of the schema.\n"));
     if let (Some(rules), "rules.set") = (rules, draft.action_type.as_str())
         && let Some(proposed) = json::member(&draft.action_payload, "rules")
     {
@@ -263,6 +280,13 @@ pub(super) fn described(view: &View, rules: Option<&Rules>, doing: &str) -> Resu
         }
     }
     Ok(out)
+}
+
+/// The canonical draft that has the needed members of `draft` and defaults for the rest.
+fn defaults_of(draft: &Draft) -> String {
+    let payload = draft.action_payload.clone();
+    let (event, status) = (draft.event_type, draft.execution_status);
+    Draft::new(event, &draft.action_type, payload, status, draft.actor_type).to_canonical()
 }
 
 pub(super) async fn propose(socket: &Path, args: &Propose) -> Result<Outcome, Failure> {

@@ -60,7 +60,7 @@ async fn show(socket: &Path, json: bool) -> Result<Outcome, Failure> {
         "\nno rules were ever set, so these are the defaults: whoever may connect may append and read\n"
             .into()
     } else {
-        format!("\n{}, with the hash {}\n", summary(&rules), rules.label())
+        format!("\n{}; their hash:\n{}\n", summary(&rules), rules.label())
     })?;
     Ok(Outcome::Done)
 }
