@@ -9,11 +9,12 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::{Answer, Daemon, World, module};
 use serde_json::Value;
@@ -178,6 +179,37 @@ fn token(dir: &Path) -> String {
     String::from_utf8(pem).expect("PEM")
 }
 
+/// An ssh-agent that has taken over a key: the file of it is gone.
+struct Agent {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Agent {
+    fn with(key: &Path) -> Self {
+        let socket = key.with_extension("agent");
+        let child = Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn();
+        let agent = Agent { child: child.expect("ssh-agent runs"), socket };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !agent.socket.exists() {
+            assert!(Instant::now() < deadline, "ssh-agent does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut add = Command::new("ssh-add");
+        add.arg("-q").arg(key).env("SSH_AUTH_SOCK", &agent.socket);
+        assert!(add.status().expect("ssh-add runs").success());
+        fs::remove_file(key).expect("removed");
+        agent
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[track_caller]
 fn holds(text: &str, parts: &[&str]) {
     for part in parts {
@@ -204,8 +236,13 @@ fn a_policy_is_approved_by_file_agent_and_token_and_sealed() {
         &["\"note\": \"seven\\u001b[2Jyears\"", "test.example/ledger", "1 of 3, missing: auditor, community"],
     );
     assert!(!out.contains('\u{1b}'), "{out}");
-    let (out, _) = people.ctl(0, &["approve", &id, "--ssh", "minh", "--signer", "minh", "--yes"]);
+    let agent = Agent::with(&people.path("minh"));
+    let mut command = people.command();
+    command.env("SSH_AUTH_SOCK", &agent.socket);
+    let args = ["approve", &id, "--ssh", "minh.pub", "--signer", "minh", "--yes"];
+    let (out, _) = ended(command.args(args).output().expect("attestctl runs"), 0, &args);
     holds(&out, &["2 of 3, missing: auditor"]);
+    drop(agent);
     let (out, _) = people.approve_with_token(0, &id);
     holds(&out, &["3 of 3, enough", &format!("attestctl seal {id}")]);
     let (out, _) = people.ctl(0, &["proposals", &id]);
@@ -309,6 +346,15 @@ fn nothing_is_signed_by_a_slip() {
     holds(&approve(2, &["--token", &uri, "--module", library, "--yes"]), &["--pin-file"]);
     let stranger = ["--token", "pkcs11:token=nobody;object=x", "--module", library, "--pin-file", "lan/pin"];
     holds(&approve(2, &[&stranger[..], &["--yes"]].concat()), &["no token matches"]);
+    fs::write(people.path("lan/wrong"), "00000000").expect("written");
+    fs::set_permissions(people.path("lan/wrong"), fs::Permissions::from_mode(0o600)).expect("set");
+    let wrong = ["--token", &uri, "--module", library, "--pin-file", "lan/wrong", "--yes"];
+    holds(&approve(2, &wrong), &["refused the PIN", "not tried again"]);
+    // ssh-keygen says why, on the same terminal.
+    fs::rename(people.path("minh"), people.path("away")).expect("renamed");
+    holds(&approve(2, &["--ssh", "minh.pub", "--yes"]), &["ssh-keygen made no signature"]);
+    let nowhere = ["--socket", "/nowhere/attestd.sock", "approve", &id, "--key", "mai.pem", "--yes"];
+    holds(&people.ctl(3, &nowhere).1, &["no connection to /nowhere/attestd.sock"]);
     holds(&people.ctl(2, &["approve", "x", "--key", "mai.pem", "--yes"]).1, &["not the id of a proposal"]);
     let unknown = "00000000-0000-4000-8000-000000000000";
     holds(&people.ctl(1, &["approve", unknown, "--key", "mai.pem", "--yes"]).1, &["proposal-unknown"]);

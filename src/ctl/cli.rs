@@ -443,10 +443,10 @@ pub struct Approve {
     #[arg(long, value_name = "URI", help_heading = "How to sign")]
     pub token: Option<String>,
     /// The token's PKCS#11 library, where the URI has no module-path.
-    #[arg(long, value_name = "PATH", requires = "token", help_heading = "How to sign")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["key", "ssh", "statement_out", "signature"], help_heading = "How to sign")]
     pub module: Option<PathBuf>,
     /// The file that holds the token's PIN, where the URI has no pin-source.
-    #[arg(long, value_name = "FILE", requires = "token", help_heading = "How to sign")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "ssh", "statement_out", "signature"], help_heading = "How to sign")]
     pub pin_file: Option<PathBuf>,
     /// Sign with this SSH key through ssh-keygen: the file of the public key where an agent or a
     /// security key holds the private one.
@@ -459,7 +459,7 @@ pub struct Approve {
     #[arg(long, value_name = "FILE", help_heading = "How to sign")]
     pub signature: Option<PathBuf>,
     /// The bytes that were signed, to be held against what is proposed.
-    #[arg(long, value_name = "FILE", requires = "signature", help_heading = "How to sign")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "token", "ssh", "statement_out"], help_heading = "How to sign")]
     pub statement: Option<PathBuf>,
     /// Sign without asking.
     #[arg(long)]
@@ -658,8 +658,10 @@ mod tests {
         assert_eq!(parse(&["approve", "1"]).err(), Some(ErrorKind::MissingRequiredArgument));
         let nameless = ["approve", "1", "--statement-out", "s"];
         assert_eq!(parse(&nameless).err(), Some(ErrorKind::MissingRequiredArgument));
-        let unsigned = ["approve", "1", "--key", "k", "--statement", "s"];
-        assert_eq!(parse(&unsigned).err(), Some(ErrorKind::ArgumentConflict));
+        for stray in ["--statement", "--module", "--pin-file"] {
+            let args = ["approve", "1", "--key", "k", stray, "s"];
+            assert_eq!(parse(&args).err(), Some(ErrorKind::ArgumentConflict), "{stray}");
+        }
     }
 
     #[test]
