@@ -355,6 +355,12 @@ fn nothing_is_signed_by_a_slip() {
     holds(&approve(2, &["--ssh", "minh.pub", "--yes"]), &["ssh-keygen made no signature"]);
     let nowhere = ["--socket", "/nowhere/attestd.sock", "approve", &id, "--key", "mai.pem", "--yes"];
     holds(&people.ctl(3, &nowhere).1, &["no connection to /nowhere/attestd.sock"]);
+    let mut unread = people.command();
+    unread
+        .args(["approve", &id, "--key", "mai.pem", "--yes"])
+        .stdout(fs::File::create("/dev/full").expect("there"));
+    let (_, err) = ended(unread.output().expect("attestctl runs"), 2, &["approve", "> /dev/full"]);
+    holds(&err, &["so nothing is signed"]);
     holds(&people.ctl(2, &["approve", "x", "--key", "mai.pem", "--yes"]).1, &["not the id of a proposal"]);
     let unknown = "00000000-0000-4000-8000-000000000000";
     holds(&people.ctl(1, &["approve", unknown, "--key", "mai.pem", "--yes"]).1, &["proposal-unknown"]);

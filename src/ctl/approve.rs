@@ -28,25 +28,26 @@ use crate::ledger::timestamp::Timestamp;
 pub(super) async fn run(socket: &Path, args: &Approve) -> Result<Outcome, Failure> {
     let decision = if args.reject { Decision::Reject } else { Decision::Approve };
     let doing = format!("{} the proposal {}", decision.as_str(), args.id);
-    // First what can fail without the daemon.
-    let pen = Pen::of(args)?;
+    let signs = args.key.is_some() || args.token.is_some() || args.ssh.is_some();
+    let asks = signs && !args.yes;
+    // First what can fail without the daemon, and a login to a token last of that.
     let brought = args.signature.as_deref().map(read_signature).transpose()?;
-    if pen.is_some() && !args.yes && !io::stdin().is_terminal() {
+    if asks && !io::stdin().is_terminal() {
         let what = "standard input is no terminal to ask on: --yes signs without asking";
         return Err(Failure::Usage(what.into()));
     }
+    let pen = Pen::of(args)?;
 
     let mut client = connect(socket, &doing).await?;
     let id = resolve(&mut client, &args.id, &doing).await?;
     let view = fetch(&mut client, id, &doing).await?.open(id)?;
     let rules = in_force(&mut client, &doing).await?;
     let subject = subject(&mut client, id, &view, &doing).await?;
-    let asks = pen.is_some() && !args.yes;
     let text = described(&view, Some(&rules), &doing)?;
     let text = format!("{text}\nLedger  {}\n", printable(&subject.origin));
     // Nobody is asked about what was not shown.
     match (args.json, asks) {
-        (false, _) => print(&text)?,
+        (false, _) => print(&text).map_err(unseen)?,
         (true, true) => eprint!("{text}"),
         (true, false) => {}
     }
@@ -83,14 +84,20 @@ pub(super) async fn run(socket: &Path, args: &Approve) -> Result<Outcome, Failur
         Decision::Approve => "approved",
         Decision::Reject => "rejected",
     };
-    if !args.json {
-        println!();
-    }
-    let outcome = told(&entry, &format!("{past} the proposal {id}"), args.json)?;
+    let before = if args.json { "" } else { "\n" };
+    let outcome = told(&entry, &format!("{before}{past} the proposal {id}"), args.json)?;
     if !args.json {
         print(&what_next(&mut client, id, &doing).await)?;
     }
     Ok(outcome)
+}
+
+/// A reader who went away has not seen enough here: nothing is signed, and that is no success.
+fn unseen(failure: Failure) -> Failure {
+    match failure {
+        Failure::Output(source) => Failure::local("show the proposal, so nothing is signed", source),
+        other => other,
+    }
 }
 
 /// What every statement about the proposal holds, none of it on the daemon's word alone but the

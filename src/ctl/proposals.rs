@@ -373,11 +373,15 @@ pub(super) fn told(entry: &[u8], what: &str, json: bool) -> Result<Outcome, Fail
         #[serde(default)]
         received_approvals: Vec<serde::de::IgnoredAny>,
     }
+    let sealed: Sealed = decode(entry).map_err(Failure::daemon("tell of the entry"))?;
+    // Whoever repeats it because its answer could not be written is refused.
+    let recorded = |result: Result<(), Failure>| {
+        result.inspect_err(|_| eprintln!("it is recorded all the same, as entry {}", sealed.sequence_number))
+    };
     if json {
-        print_line(entry)?;
+        recorded(print_line(entry))?;
         return Ok(Outcome::Done);
     }
-    let sealed: Sealed = decode(entry).map_err(Failure::daemon("tell of the entry"))?;
     let mut out = format!(
         "{what}: entry {}\n  id         {}\n  hash       {}\n",
         sealed.sequence_number,
@@ -388,6 +392,6 @@ pub(super) fn told(entry: &[u8], what: &str, json: bool) -> Result<Outcome, Fail
         let count = count_of(sealed.received_approvals.len() as u64, "approval", "approvals");
         out.push_str(&format!("  with       {count}\n"));
     }
-    print(&out)?;
+    recorded(print(&out))?;
     Ok(Outcome::Done)
 }
