@@ -268,6 +268,35 @@ impl Client {
         collect(self.send(get(path)?).await?).await
     }
 
+    /// The body of what `path` answers to a POST of the JSON text `body`.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]. After [`ClientError::Io`] it may or may not have taken effect.
+    pub async fn post_json(&mut self, path: &str, body: impl Into<Bytes>) -> Result<Bytes, ClientError> {
+        let request = post(path, "application/json", Outgoing::Whole(body.into()))?;
+        collect(self.send(request).await?).await
+    }
+
+    /// The JSON text of the rules in force: `hash`, and `rules` in canonical form.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn rules(&mut self) -> Result<Bytes, ClientError> {
+        self.get_json("/v1/rules").await
+    }
+
+    /// Sets the rules that the TOML text `rules` says; the sealed entry, as for [`Client::append`].
+    ///
+    /// # Errors
+    /// As [`Client::post_json`].
+    pub async fn set_rules(&mut self, rules: impl Into<Bytes>) -> Result<Bytes, ClientError> {
+        let request = request(Method::PUT, "/v1/rules")
+            .header(header::CONTENT_TYPE, header::HeaderValue::from_static("application/toml"))
+            .body(Outgoing::Whole(rules.into()))
+            .map_err(malformed)?;
+        collect(self.send(request).await?).await
+    }
+
     async fn post_empty(&mut self, path: &str) -> Result<Bytes, ClientError> {
         let request = post(path, "application/json", Outgoing::Whole(Bytes::new()))?;
         collect(self.send(request).await?).await

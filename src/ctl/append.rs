@@ -164,10 +164,10 @@ fn pillars(scores: &[(String, String)]) -> Result<String, Failure> {
 
 /// A JSON object in the making. A name that is given twice stays twice: the daemon refuses it
 /// better than this side could.
-struct Object(Vec<u8>);
+pub(super) struct Object(Vec<u8>);
 
 impl Object {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Object(vec![b'{'])
     }
 
@@ -179,7 +179,7 @@ impl Object {
         self.0.push(b':');
     }
 
-    fn text(&mut self, name: &str, text: Option<&str>) {
+    pub(super) fn text(&mut self, name: &str, text: Option<&str>) {
         if let Some(text) = text {
             self.name(name);
             write_string(text, &mut self.0);
@@ -198,7 +198,7 @@ impl Object {
         self.0.push(b']');
     }
 
-    fn raw(&mut self, name: &str, json: Option<impl std::fmt::Display>) {
+    pub(super) fn raw(&mut self, name: &str, json: Option<impl std::fmt::Display>) {
         if let Some(json) = json {
             self.name(name);
             self.0.extend_from_slice(json.to_string().as_bytes());
@@ -207,7 +207,7 @@ impl Object {
 
     /// JSON from an option. It is checked here, so that the fault is told at its place in what
     /// the user wrote.
-    fn json(&mut self, name: &str, option: &str, given: Option<&str>) -> Result<(), Failure> {
+    pub(super) fn json(&mut self, name: &str, option: &str, given: Option<&str>) -> Result<(), Failure> {
         let Some(given) = given else { return Ok(()) };
         let text = match given.strip_prefix('@') {
             Some(file) => read_all(Path::new(file))?,
@@ -218,14 +218,14 @@ impl Object {
         Ok(())
     }
 
-    fn finish(mut self) -> String {
+    pub(super) fn finish(mut self) -> String {
         self.0.push(b'}');
         // Made of strings and canonical JSON only.
         String::from_utf8_lossy(&self.0).into_owned()
     }
 }
 
-fn read_all(file: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_all(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     source(file)
         .and_then(|source| source.take(EVENT_BYTES + 1).read_to_end(&mut bytes))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::pages::ExitCodes;
 use crate::client::DEFAULT_SOCKET;
@@ -58,6 +58,24 @@ pub enum Command {
     ///
     /// The layout is that of c2sp.org/tlog-tiles. Nothing of an entry but its hash is in it.
     Publish(Publish),
+    /// Check, show, compare, try out or apply rules.
+    Rules(Rules),
+    /// Propose an action that the rules want approved.
+    Propose(Propose),
+    /// List the proposals that are open, or show one in full.
+    Proposals(Proposals),
+    /// Show what is proposed, and approve or reject it by signature.
+    ///
+    /// What is signed is computed here, from what is shown and from the entry that opened the
+    /// proposal; that entry has to be readable for whoever runs this. To sign on another machine,
+    /// --statement-out writes the very bytes, and --signature brings back what
+    /// `ssh-keygen -Y sign -n attestd-approval -f KEY s.json` or
+    /// `openssl dgst -sha256 -sign KEY.pem -out s.sig s.json` made of them.
+    Approve(Approve),
+    /// Seal a proposal that has its approvals, with the outcome of the action.
+    Seal(Seal),
+    /// Withdraw a proposal.
+    Withdraw(Withdraw),
     /// Have the daemon check its whole ledger.
     ///
     /// This is the daemon's own word. For evidence that needs no trust in the daemon, export a
@@ -312,6 +330,187 @@ pub struct Publish {
     pub json: bool,
 }
 
+/// `attestctl rules`
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub struct Rules {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: RulesCommand,
+}
+
+/// The commands about rules.
+#[derive(Debug, Subcommand)]
+pub enum RulesCommand {
+    /// Check a file of rules and say in plain words what it means, without the daemon.
+    Check {
+        /// The rules, in TOML.
+        file: PathBuf,
+    },
+    /// Say in plain words what the rules in force mean.
+    Show {
+        /// Print the daemon's answer as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what a file would change of the rules in force, or of those in another file.
+    Diff {
+        /// The new rules; with a second file the old ones.
+        file: PathBuf,
+        /// The new rules, where the old ones come from a file and not from the daemon.
+        new: Option<PathBuf>,
+    },
+    /// Put the rules of a file in force.
+    ///
+    /// Where the rules in force want approvals for that, it has to be proposed.
+    Apply {
+        /// The rules, in TOML.
+        file: PathBuf,
+        /// Propose them if they cannot be applied at once.
+        #[arg(long)]
+        propose: bool,
+        /// As whom to propose them, where the rules leave a choice.
+        #[arg(long, value_name = "ID", requires = "propose")]
+        actor_id: Option<String>,
+        /// As what kind of actor to propose them.
+        #[arg(long, value_name = "TYPE", requires = "propose", ignore_case = true, default_value = "HUMAN",
+              value_parser = words(ActorType::ALL.iter().map(|w| w.as_str())))]
+        actor_type: String,
+        /// Print the entry as a line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what would become of an event, and why, without appending it.
+    ///
+    /// Ends with 1 where it would be refused.
+    Test(RulesTest),
+}
+
+/// `attestctl rules test`
+#[derive(Debug, Args)]
+pub struct RulesTest {
+    /// The event, a JSON object as for `append`; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub event: PathBuf,
+    /// The caller of the rules that would append it.
+    #[arg(long = "as", value_name = "NAME")]
+    pub caller: String,
+    /// Rules in TOML, in place of those in force; the daemon is not asked then.
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// The ledger that provers signed for, where the daemon is not asked.
+    #[arg(long, value_name = "NAME", requires = "rules")]
+    pub origin: Option<String>,
+}
+
+/// `attestctl propose`
+#[derive(Debug, Args)]
+pub struct Propose {
+    /// A file that holds the event as a JSON object, as for `append`; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub event: PathBuf,
+    /// Print the entry that opens the proposal as a line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `attestctl proposals`
+#[derive(Debug, Args)]
+pub struct Proposals {
+    /// One of them: its id, or the beginning of it.
+    pub id: Option<String>,
+    /// Print the daemon's answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `attestctl approve`
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("how").required(true).args(["key", "token", "ssh", "statement_out", "signature"]))]
+pub struct Approve {
+    /// The proposal: its id, or the beginning of it.
+    pub id: String,
+    /// Say no.
+    #[arg(long)]
+    pub reject: bool,
+    /// The approver's name in the rules; where left out, the one whose key it is.
+    #[arg(long, value_name = "NAME")]
+    pub signer: Option<String>,
+    /// Sign with this P-256 key, a PEM file without a passphrase.
+    #[arg(long, value_name = "FILE", help_heading = "How to sign")]
+    pub key: Option<PathBuf>,
+    /// Sign with this key on a PKCS#11 token of the approver's own, a pkcs11: URI.
+    #[arg(long, value_name = "URI", help_heading = "How to sign")]
+    pub token: Option<String>,
+    /// The token's PKCS#11 library, where the URI has no module-path.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["key", "ssh", "statement_out", "signature"], help_heading = "How to sign")]
+    pub module: Option<PathBuf>,
+    /// The file that holds the token's PIN, where the URI has no pin-source.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "ssh", "statement_out", "signature"], help_heading = "How to sign")]
+    pub pin_file: Option<PathBuf>,
+    /// Sign with this SSH key through ssh-keygen: the file of the public key where an agent or a
+    /// security key holds the private one.
+    #[arg(long, value_name = "FILE", help_heading = "How to sign")]
+    pub ssh: Option<PathBuf>,
+    /// Write the bytes to sign into a new file, and sign nothing.
+    #[arg(long, value_name = "FILE", requires = "signer", help_heading = "How to sign")]
+    pub statement_out: Option<PathBuf>,
+    /// Bring the signature that was made elsewhere: armoured by ssh-keygen, or DER by openssl.
+    #[arg(long, value_name = "FILE", help_heading = "How to sign")]
+    pub signature: Option<PathBuf>,
+    /// The bytes that were signed, to be held against what is proposed.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "token", "ssh", "statement_out"], help_heading = "How to sign")]
+    pub statement: Option<PathBuf>,
+    /// Sign without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the entry as a line of JSON, and not what is proposed.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `attestctl seal`
+#[derive(Debug, Args)]
+pub struct Seal {
+    /// The proposal: its id, or the beginning of it.
+    pub id: String,
+    /// How the action ended.
+    #[arg(long = "status", value_name = "STATUS", ignore_case = true,
+          value_parser = words(ExecutionStatus::ALL.iter().map(|w| w.as_str())))]
+    pub execution_status: String,
+    /// What came of it: a JSON object, or @FILE.
+    #[arg(long = "result", value_name = "JSON|@FILE")]
+    pub result_data: Option<String>,
+    /// What went wrong: a JSON object, or @FILE.
+    #[arg(long = "error", value_name = "JSON|@FILE")]
+    pub error_details: Option<String>,
+    /// It was rolled back.
+    #[arg(long)]
+    pub rollback_executed: bool,
+    /// As whom to seal it, where the rules leave a choice.
+    #[arg(long, value_name = "ID")]
+    pub actor_id: Option<String>,
+    /// Print the sealed entry as a line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `attestctl withdraw`
+#[derive(Debug, Args)]
+pub struct Withdraw {
+    /// The proposal: its id, or the beginning of it.
+    pub id: String,
+    /// Why.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// As whom to withdraw it, where the rules leave a choice.
+    #[arg(long, value_name = "ID")]
+    pub actor_id: Option<String>,
+    /// Print the entry as a line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `attestctl verify`
 #[derive(Debug, Args)]
 pub struct Verify {
@@ -447,6 +646,22 @@ mod tests {
         assert_eq!(parse(&["list", "--all", "--limit", "3"]).err(), Some(ErrorKind::ArgumentConflict));
         assert_eq!(parse(&["bench", "--clients", "0"]).err(), Some(ErrorKind::ValueValidation));
         assert!(parse(&["bench", "--mode", "single,batch"]).is_ok());
+    }
+
+    #[test]
+    fn an_approval_is_signed_in_one_way() {
+        for how in [&["--key", "k"][..], &["--ssh", "k"], &["--signature", "s"], &["--token", "pkcs11:"]] {
+            assert!(parse(&[&["approve", "1"], how].concat()).is_ok(), "{how:?}");
+            let two = [&["approve", "1"], how, &["--statement-out", "s", "--signer", "mai"]].concat();
+            assert_eq!(parse(&two).err(), Some(ErrorKind::ArgumentConflict), "{how:?}");
+        }
+        assert_eq!(parse(&["approve", "1"]).err(), Some(ErrorKind::MissingRequiredArgument));
+        let nameless = ["approve", "1", "--statement-out", "s"];
+        assert_eq!(parse(&nameless).err(), Some(ErrorKind::MissingRequiredArgument));
+        for stray in ["--statement", "--module", "--pin-file"] {
+            let args = ["approve", "1", "--key", "k", stray, "s"];
+            assert_eq!(parse(&args).err(), Some(ErrorKind::ArgumentConflict), "{stray}");
+        }
     }
 
     #[test]

@@ -134,7 +134,12 @@ fn remedy(problem: &ProblemDoc) -> Option<String> {
             let id = problem.entry_id.as_deref()?;
             return Some(format!("ask again later: `attestctl get {id}`"));
         }
-        "caller-not-allowed" => "run it as a member of the socket's group, as the daemon's user, or as root",
+        "caller-not-allowed" => {
+            "without rules run it as a member of the socket's group, as the daemon's user, or as root; with rules as one of their callers"
+        }
+        "invariant-6-quorum" => {
+            "propose it with `attestctl propose` (rules: `attestctl rules apply --propose`), have it approved, and seal it"
+        }
         "token-unavailable" => "nothing was recorded; look at `attestctl status` and `journalctl -u attestd`",
         "storage-full" => "nothing was recorded; make room on the ledger's disk",
         "clock-jumped" => "an operator must look at the clock; `journalctl -u attestd` says how to go on",

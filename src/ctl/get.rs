@@ -91,13 +91,18 @@ fn view(line: &str, style: Style) -> serde_json::Result<String> {
         HEADING.iter().filter_map(|name| members.remove(*name)).map(|value| shown(value.get(), 0)).collect();
     let mut out = style.bold(&format!("Entry {}", heading.join("  ")));
     out.push('\n');
+    groups(members, style, &mut out);
+    Ok(out)
+}
+
+/// Members of an entry, or of a draft of one, in their groups.
+pub(super) fn groups(mut members: BTreeMap<String, &RawValue>, style: Style, out: &mut String) {
     for (title, names) in GROUPS {
         let group: Vec<(String, &RawValue)> =
             names.iter().filter_map(|name| members.remove_entry(*name)).collect();
-        section(title, &group, style, &mut out);
+        section(title, &group, style, out);
     }
-    section("Other", &members.into_iter().collect::<Vec<_>>(), style, &mut out);
-    Ok(out)
+    section("Other", &members.into_iter().collect::<Vec<_>>(), style, out);
 }
 
 fn section(title: &str, members: &[(String, &RawValue)], style: Style, out: &mut String) {

@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use crate::client::{Client, ClientError};
 
 mod append;
+mod approve;
 mod bench;
 pub mod cli;
 mod export;
@@ -24,8 +25,11 @@ mod get;
 mod histogram;
 mod list;
 pub mod pages;
+mod pen;
 mod proof;
+mod proposals;
 mod publish;
+mod rules;
 mod status;
 mod text;
 mod verify;
@@ -78,6 +82,12 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Export(args) => export::run(socket, args).await,
         cli::Command::Proof(args) => proof::run(socket, args).await,
         cli::Command::Publish(args) => publish::run(socket, args).await,
+        cli::Command::Rules(args) => rules::run(socket, &args.command).await,
+        cli::Command::Propose(args) => proposals::propose(socket, args).await,
+        cli::Command::Proposals(args) => proposals::run(socket, args).await,
+        cli::Command::Approve(args) => approve::run(socket, args).await,
+        cli::Command::Seal(args) => proposals::seal(socket, args).await,
+        cli::Command::Withdraw(args) => proposals::withdraw(socket, args).await,
         cli::Command::Verify(args) => verify::run(socket, args).await,
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,

@@ -34,13 +34,14 @@ pub fn man_page(command: Command, codes: ExitCodes, out: &mut dyn Write) -> io::
 /// When a file cannot be written.
 pub fn man_pages(command: Command, codes: ExitCodes, dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let command = built(command);
-    for command in command.get_subcommands().chain([&command]) {
-        let mut text = Vec::new();
-        page(command, codes, &mut text)?;
-        fs::write(dir.join(Man::new(command.clone()).get_filename()), text)?;
-    }
-    Ok(())
+    pages_of(&built(command), codes, dir)
+}
+
+fn pages_of(command: &Command, codes: ExitCodes, dir: &Path) -> io::Result<()> {
+    let mut text = Vec::new();
+    page(command, codes, &mut text)?;
+    fs::write(dir.join(Man::new(command.clone()).get_filename()), text)?;
+    command.get_subcommands().try_for_each(|subcommand| pages_of(subcommand, codes, dir))
 }
 
 /// Writes the completion script of `command` for `shell`.
@@ -92,7 +93,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let pages = dir.path().join("man1");
         man_pages(Cli::command(), EXIT_CODES, &pages).expect("written");
-        for name in ["attestctl", "attestctl-append", "attestctl-bench", "attestctl-man"] {
+        for name in ["attestctl", "attestctl-append", "attestctl-bench", "attestctl-rules-check"] {
             let text = fs::read_to_string(pages.join(format!("{name}.1"))).expect(name);
             assert!(text.contains("EXIT STATUS") && text.contains("part of a batch"), "{name}");
             assert!(text.contains("socket"), "{name} lacks the global option");

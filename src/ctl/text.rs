@@ -102,6 +102,28 @@ pub(crate) fn pretty(json: &str, indent: usize) -> String {
     out
 }
 
+/// `text` broken between words where a terminal of `width` would break it within them; the lines
+/// after the first are indented by `indent`.
+pub(crate) fn wrapped(text: &str, width: Option<usize>, indent: usize) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut used = 0;
+    for (index, word) in text.split(' ').enumerate() {
+        let needed = word.width();
+        if index == 0 {
+            used = needed;
+        } else if width.is_some_and(|width| used + 1 + needed > width) {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent));
+            used = indent + needed;
+        } else {
+            out.push(' ');
+            used += 1 + needed;
+        }
+        out.push_str(word);
+    }
+    out
+}
+
 /// `number` with a comma after each group of three digits.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -120,16 +142,17 @@ pub(crate) fn count_of(count: u64, one: &str, many: &str) -> String {
     format!("{} {}", grouped(count), if count == 1 { one } else { many })
 }
 
-/// A span of time in its two largest units.
+/// A span of time in its two largest units; of whole ones in that.
 pub(crate) fn duration(seconds: f64) -> String {
     // Negative or not a number counts as nothing; the cast saturates.
     let seconds = seconds.max(0.0) as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
+    let (large, unit, small, rest) = match seconds {
+        0..60 => return format!("{seconds} s"),
+        60..3_600 => (seconds / 60, "min", seconds % 60, "s"),
+        3_600..86_400 => (seconds / 3_600, "h", seconds % 3_600 / 60, "min"),
+        _ => (seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
+    };
+    if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {rest}") }
 }
 
 /// Microseconds in the unit that suits them.
@@ -319,12 +342,20 @@ mod tests {
     }
 
     #[test]
+    fn words_stay_whole_where_a_line_is_broken() {
+        assert_eq!(wrapped("one two three", None, 2), "one two three");
+        assert_eq!(wrapped("one two three", Some(8), 2), "one two\n  three");
+        assert_eq!(wrapped("onetwothree four", Some(4), 2), "onetwothree\n  four");
+        assert_eq!(wrapped("  a  b", None, 2), "  a  b", "what is aligned stays so");
+    }
+
+    #[test]
     fn numbers_are_grouped() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(count_of(1, "entry", "entries"), "1 entry");
         assert_eq!(
-            [59.9, 61.0, 7_260.0, 90_000.0].map(duration),
-            ["59 s", "1 min 1 s", "2 h 1 min", "1 d 1 h"]
+            [59.9, 61.0, 7_260.0, 90_000.0, 604_800.0].map(duration),
+            ["59 s", "1 min 1 s", "2 h 1 min", "1 d 1 h", "7 d"]
         );
         assert_eq!([78.4, 1_234.0, 250_000.0].map(latency), ["78 µs", "1.23 ms", "250 ms"]);
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use cryptoki::error::{Error, RvError};
 use cryptoki::slot::TokenInfo;
 
-use crate::ledger::key::{KeyId, PublicKey, Signable};
+use crate::ledger::key::{KeyId, PublicKey, Signable, Signature};
 use session::{Connection, Seat};
 
 pub use data::ObjectError;
@@ -308,6 +308,15 @@ impl Token {
         let challenge = Signable::purpose("possession", origin, &nonce);
         self.seats[0].sign(&challenge).map_err(TokenError::NotPossessed)?;
         Ok(())
+    }
+
+    /// Has the token sign an approver's statement (`governance::approval`), which as a JSON object
+    /// is none of the messages of a ledger's key. This is for an approver's own key.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn sign_statement(&mut self, statement: &str) -> Result<Signature, SignError> {
+        self.seats[0].sign_bytes(statement.as_bytes())
     }
 
     /// The public key, as the token has it.

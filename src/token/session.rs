@@ -165,9 +165,14 @@ impl Seat {
 
     /// Signs `message`. The signature has its S low and was verified under the public key.
     pub(super) fn sign(&mut self, message: &Signable) -> Result<Signature, SignError> {
-        let raw = self.sign_digest(&message.digest())?;
+        self.sign_bytes(message.message())
+    }
+
+    /// The same for a message of which the caller knows that the key may sign it.
+    pub(super) fn sign_bytes(&mut self, message: &[u8]) -> Result<Signature, SignError> {
+        let raw = self.sign_digest(&Digest::of(message))?;
         let signature = Signature::from_token(&raw).ok_or(SignError::Malformed { bytes: raw.len() })?;
-        if !self.public_key.verifies(message.message(), &signature) {
+        if !self.public_key.verifies(message, &signature) {
             return Err(SignError::DoesNotVerify);
         }
         Ok(signature)
