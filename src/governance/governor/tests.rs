@@ -305,6 +305,32 @@ fn one_approval_short_is_not_enough() {
     book.seal(id, SEALER).map_err(Refusal::from).expect("sealed");
 }
 
+/// What was blocked needs no approvals, and what the daemon performs would happen all the same.
+#[test]
+fn what_the_daemon_performs_is_sealed_as_done_or_not_at_all() {
+    let mut book = Book::new();
+    let mut change = draft("rules.set", "");
+    change.action_payload = format!(r#"{{"rules":{}}}"#, rules_text(&action("free.*", 0, "[]", "[]", true)));
+    let id = book.open(change, OPS).map_err(Refusal::from).expect("opened");
+    for status in [ExecutionStatus::Blocked, ExecutionStatus::Failed, ExecutionStatus::RolledBack] {
+        assert_eq!(code(book.sealing(id, status, SEALER)), Code::WrongValue, "{status}");
+    }
+    assert_eq!(code(book.sealing(id, ExecutionStatus::Success, SEALER)), Code::QuorumInvariant);
+    book.decide(id, "a", Decision::Approve).expect("approved");
+    book.seal(id, SEALER).map_err(Refusal::from).expect("sealed");
+}
+
+#[test]
+fn what_nobody_approved_is_withdrawn_and_not_sealed() {
+    let mut book = Book::new();
+    let mut draft = policy_draft();
+    draft.actor_id = Some("dev".into());
+    let id = book.open(draft, DEV).map_err(Refusal::from).expect("opened");
+    assert_eq!(code(book.sealing(id, ExecutionStatus::Blocked, SEALER)), Code::QuorumInvariant);
+    book.decide(id, "a", Decision::Approve).expect("approved");
+    book.sealing(id, ExecutionStatus::Blocked, SEALER).expect("nothing was done");
+}
+
 #[test]
 fn an_approver_counts_once_and_not_for_itself() {
     let mut book = Book::new();

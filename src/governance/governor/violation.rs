@@ -85,6 +85,15 @@ impl Governor {
         let peer = Peer::parse(peer).map_err(|refusal| refusal.below("/action_payload/peer"))?;
         // Whoever is no caller is refused without an entry.
         self.standing.admit(&peer, None, "/action_payload/peer")?;
+        if Digest::from_hex(json::unquote(hash.as_bytes()).as_bytes()).is_none() {
+            return wrong("/action_payload/attempt_hash", "must be a SHA-256");
+        }
+        if proposal != "null" {
+            let id = string(proposal).and_then(|text| EntryId::parse(&text)).map(ProposalId);
+            if !id.is_some_and(|id| self.open.contains_key(&id) || self.ended.contains_key(&id)) {
+                return wrong("/action_payload/proposal_id", "there is no such proposal");
+            }
+        }
         if attempt == "null" {
             return Ok(());
         }
