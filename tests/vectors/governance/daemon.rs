@@ -334,9 +334,9 @@ fn violations(vectors: &mut Vectors) {
         let hash = Digest::of(low.to_canonical().as_bytes()).to_hex();
         violation(attempt(&low, false), floor, &|d| in_payload(d, &hash, "unknown"))
     });
-    vectors.reject("gov-violation-proposal", "of a seal of what nobody proposed", ViolationReason, {
+    vectors.reject("gov-violation-proposal", "of a seal of what is no proposal", ViolationReason, {
         violation(attempt(&low, false), floor, &|d| {
-            in_payload(d, "\"proposal_id\":null", "\"proposal_id\":\"00000000-0000-4000-8000-000000000099\"");
+            in_payload(d, "\"proposal_id\":null", "\"proposal_id\":\"unknown\"");
         })
     });
     vectors.accept("gov-violation", "an attempt under the floor", low_with(&NOTHING));
