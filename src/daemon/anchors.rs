@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::genesis::Genesis;
 use super::init::seal;
-use super::serve::{Absent, Opened, open};
+use super::serve::{Absent, Opened, governor_at, open};
 use super::{Fault, check_reason, host};
 use crate::anchor::{self, Anchor, AnchorError, Contradiction, Gauge, Ledger, Standing, UpdateError};
 use crate::config::Config;
 use crate::governance::Policy;
 use crate::ledger::checkpoint::{Checkpoint, Note};
-use crate::ledger::entry::{EntryId, EventCategory, EventType};
+use crate::ledger::draft::Draft;
+use crate::ledger::entry::{ActorType, EntryId, EventType, ExecutionStatus};
 use crate::sequencer::{Sequencer, now};
 use crate::server::read::quoted;
 use crate::store::{Reader, Reservation, Reserved};
@@ -145,7 +146,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
         return Err(Fault::NoAnchor);
     }
     let opened = open(config, Absent::Given)?;
-    let Opened { mut store, reader, genesis, mut edge, pool, anchors, algorithm, .. } = opened;
+    let Opened { mut store, reader, index, genesis, mut edge, pool, anchors, algorithm, .. } = opened;
     let (there, missing): (Vec<Checked>, Vec<Checked>) =
         anchors.into_iter().partition(|checked| checked.entries.is_some());
     let missing: Vec<Anchor> = missing.into_iter().map(|checked| checked.anchor).collect();
@@ -155,6 +156,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
     let limit = usize::try_from(config.limits.entry_bytes).unwrap_or(usize::MAX);
     let policy = Policy::new(&host(config), limit);
     let mut head = reader.head()?;
+    let rules = governor_at(&reader, &index, head.next)?.standing().rules.label();
     let (first, before) = (head.next, edge.root());
     let mut extend = |anchor: &Anchor| {
         let payload = format!(
@@ -165,7 +167,14 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
             before.size,
         );
         let id = EntryId(*uuid::Uuid::new_v4().as_bytes());
-        let admitted = policy.own(EventType::Change, EventCategory::Normal, ACTION_TYPE, payload, id);
+        let draft = Draft::new(
+            EventType::Change,
+            ACTION_TYPE,
+            payload,
+            ExecutionStatus::Success,
+            ActorType::System,
+        );
+        let admitted = policy.own_under(&rules, draft, id);
         let entry = head.extend(admitted.view(), now(), algorithm, genesis.key.id());
         Reserved { entry, idempotency: None }
     };
