@@ -72,7 +72,7 @@ fn invariants(vectors: &mut Vectors) {
         ops("free.x", "ROLLED_BACK", &undone(""), succeed)
     });
     vectors
-        .accept("gov-not-done", "what needs approvals, BLOCKED", { ops("risky.x", "BLOCKED", "", NOTHING) });
+        .accept("gov-not-done", "what needs approvals, BLOCKED", ops("risky.x", "BLOCKED", "", NOTHING));
     vectors.reject("gov-direct", "what needs approvals, appended", QuorumInvariant, {
         ops("risky.x", "BLOCKED", "", succeed)
     });
