@@ -130,6 +130,10 @@ fn lived(world: &World) -> (Daemon, u64) {
     approve(&daemon, &change, "bob");
     let answer = seal(&daemon, &change, "SUCCESS");
     assert_eq!(answer.status, 201, "{}", answer.text());
+    let low = json!({"event_type": "CHANGE", "action_type": "risky.z", "action_payload": {}, "k_state": 2,
+        "execution_status": "SUCCESS", "actor_type": "SYSTEM"});
+    let refused = daemon.post("/v1/proposals", low.to_string()).problem(422, "invariant-5-k1-state");
+    assert!(refused["sequence_number"].is_u64(), "it is recorded: {refused}");
     assert!(daemon.stop().success());
 
     let daemon = world.serve();

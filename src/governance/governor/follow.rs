@@ -1,8 +1,8 @@
 //! What was written: each entry judged by what came before it.
 
 use super::{
-    Governor, MAX_OPEN, Standing, Step, asked, check_withdrawal, decision_entry, exactly, member, member_id,
-    proposal_id, read_rules, text, unnamed_actor, without,
+    Governor, MAX_OPEN, Refused, Standing, Step, asked, check_withdrawal, decision_entry, exactly, member,
+    member_id, proposal_id, read_rules, text, unnamed_actor, without,
 };
 use std::sync::Arc;
 
@@ -439,7 +439,7 @@ impl Governor {
         if draft.actor_id.as_ref() != Some(&actor_id) {
             return Err(malformed("draft/actor_id", "must be that of the proposer"));
         }
-        let demand = self.check_opening(&draft, &proposer, entry.timestamp)?;
+        let demand = self.check_opening(&draft, &proposer, entry.timestamp).map_err(Refusal::from)?;
         let expires_at = Timestamp::parse(json::unquote(expires_at.as_bytes()).as_bytes())
             .ok_or_else(|| malformed("expires_at", "must be a time"))?;
         let lifetime = i64::from(demand.lifetime_seconds) * 1_000_000;
@@ -474,12 +474,12 @@ impl Governor {
         draft: &Draft,
         proposer: &Party,
         at: Timestamp,
-    ) -> Result<Demand, Refusal> {
+    ) -> Result<Demand, Refused> {
         let rules = &self.standing.rules;
         let admission = Admission::of(rules, &proposer.peer, Some(Verb::Propose))?;
         admission.check_kinds(draft.actor_type, draft.event_type)?;
         let malformed = |pointer: &str, detail: &str| {
-            Err(Refusal::new(Code::ProposalMalformed).at(pointer).because(detail))
+            Err(Refusal::new(Code::ProposalMalformed).at(pointer).because(detail).into())
         };
         let performed = PROPOSABLE.contains(&draft.action_type.as_str());
         if performed && draft.event_type != EventType::Change {
@@ -500,7 +500,7 @@ impl Governor {
         }
         let mut demand = self.standing.demand(draft)?;
         if demand.approvals == 0 && !performed {
-            return Err(Refusal::new(Code::ProposalNotNeeded));
+            return Err(Refusal::new(Code::ProposalNotNeeded).into());
         }
         let free: Vec<&str> = rules
             .approvers()
@@ -516,7 +516,7 @@ impl Governor {
                 "{} approvals are needed, and too few approvers other than the proposer could give them",
                 demand.approvals
             );
-            return Err(Refusal::new(Code::RulesUnmeetable).because(&detail));
+            return Err(Refusal::new(Code::RulesUnmeetable).because(&detail).into());
         }
         // A prover may sign for the proposal's hash, which exists only from now on: it is judged
         // when the proposal is sealed. What the draft itself breaks is refused at once.
@@ -525,8 +525,7 @@ impl Governor {
         let provided = Provided::parse(&draft.provided_proofs)?;
         let quorum = Quorum { received: "[]".into(), met: true };
         let event = Event::of_draft(draft, draft.entry_id.unwrap_or(EntryId([0; 16])));
-        judge(&event, &demand, provided, quorum, rules, &self.standing.context(at, None))
-            .map_err(Refusal::from)?;
+        judge(&event, &demand, provided, quorum, rules, &self.standing.context(at, None))?;
         demand.proofs = all;
         Ok(demand)
     }

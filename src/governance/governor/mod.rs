@@ -90,6 +90,33 @@ impl Standing {
     /// [`Refused`].
     pub fn append(&self, draft: &Draft, peer: &Peer, id: EntryId, now: Timestamp) -> Result<Ruling, Refused> {
         let admission = Admission::of(&self.rules, peer, Some(Verb::Append))?;
+        self.rule(draft, &admission, id, now)
+    }
+
+    /// Judges an event again that a VIOLATION entry is to record: one that `peer` wanted to append or
+    /// to propose, which breaks the same.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn attempt(
+        &self,
+        draft: &Draft,
+        peer: &Peer,
+        id: EntryId,
+        now: Timestamp,
+    ) -> Result<Ruling, Refused> {
+        let admission = Admission::of(&self.rules, peer, Some(Verb::Append))
+            .or_else(|_| Admission::of(&self.rules, peer, Some(Verb::Propose)))?;
+        self.rule(draft, &admission, id, now)
+    }
+
+    fn rule(
+        &self,
+        draft: &Draft,
+        admission: &Admission<'_>,
+        id: EntryId,
+        now: Timestamp,
+    ) -> Result<Ruling, Refused> {
         admission.check_kinds(draft.actor_type, draft.event_type)?;
         let actor_id = admission.actor_id(draft.actor_id.as_deref())?;
         let demand = self.demand(draft)?;

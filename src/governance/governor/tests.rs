@@ -894,6 +894,37 @@ fn a_violation_says_why_and_the_why_is_computed_again() {
     write(&mut book, folded, details).expect("a flood, counted");
 }
 
+/// What somebody tries to propose is judged as if it were appended, which that caller may not.
+#[test]
+fn an_opening_that_breaks_an_invariant_is_a_violation_too() {
+    let mut book = Book::without_rules();
+    let rules = rules_text(&actions()).replace(r#"["append","propose"]"#, r#"["propose"]"#);
+    book.write_own(EventType::Change, "rules.set", format!(r#"{{"rules":{rules}}}"#)).expect("set");
+    let mut low = policy_draft();
+    low.actor_id = Some("dev".into());
+    low.k_state = 2;
+    let Err(Refused::Violation(violation)) = book.open(low.clone(), DEV) else {
+        panic!("breaks invariant 5");
+    };
+    let (_, json) = book.named(DEV);
+    let payload = Attempt {
+        peer_json: &json,
+        claimed_actor_id: Some("dev"),
+        entry_id: None,
+        draft: &low,
+        proposal_id: None,
+        count: 1,
+        whole: true,
+    }
+    .to_payload();
+    let blocked = ExecutionStatus::Blocked;
+    let mut draft = Draft::new(EventType::Violation, "system_violation", payload, blocked, ActorType::System);
+    draft.error_details = violation.breach.error_details();
+    let id = book.id();
+    let admitted = book.policy.own_under(&book.governor.standing().rules.label(), draft, id);
+    book.write(admitted.view()).expect("the same comes of it");
+}
+
 #[test]
 fn without_rules_nothing_changes_but_what_is_built_in() {
     let mut book = Book::without_rules();

@@ -109,7 +109,7 @@ impl Governor {
             return wrong("/action_payload", "the ids are not those of the attempt");
         }
         let id = draft.entry_id.unwrap_or(EntryId([0; 16]));
-        match self.standing.append(&draft, &peer, id, entry.timestamp) {
+        match self.standing.attempt(&draft, &peer, id, entry.timestamp) {
             Err(Refused::Violation(violation)) if violation.breach == breach => Ok(()),
             Err(Refused::Violation(violation)) => {
                 wrong("/error_details", &format!("the attempt breaks something else: {violation}"))
