@@ -71,8 +71,7 @@ fn invariants(vectors: &mut Vectors) {
     vectors.reject("gov-rolled-back-success", "a rollback called SUCCESS", RollbackInvariant, {
         ops("free.x", "ROLLED_BACK", &undone(""), succeed)
     });
-    vectors
-        .accept("gov-not-done", "what needs approvals, BLOCKED", ops("risky.x", "BLOCKED", "", NOTHING));
+    vectors.accept("gov-not-done", "what needs approvals, BLOCKED", ops("risky.x", "BLOCKED", "", NOTHING));
     vectors.reject("gov-direct", "what needs approvals, appended", QuorumInvariant, {
         ops("risky.x", "BLOCKED", "", succeed)
     });
