@@ -155,7 +155,7 @@ impl Event {
     pub fn own(event_type: EventType, category: EventCategory, action: &str, payload: String) -> Self {
         let draft = Draft::own(event_type, category, action, payload);
         Event::Step(Box::new(move |governor, policy, _| {
-            Ok(policy.own_under(&governor.standing().rules.label(), draft, fresh_id()))
+            Ok(policy.own_under(governor.standing().rules.label(), draft, fresh_id()))
         }))
     }
 }

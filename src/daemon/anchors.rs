@@ -156,7 +156,8 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
     let limit = usize::try_from(config.limits.entry_bytes).unwrap_or(usize::MAX);
     let policy = Policy::new(&host(config), limit);
     let mut head = reader.head()?;
-    let label = governing::governor_at(&reader, &index, head.next)?.standing().rules.label();
+    let governor = governing::governor_at(&reader, &index, head.next)?;
+    let label = governor.standing().rules.label();
     let (first, before) = (head.next, edge.root());
     let mut extend = |anchor: &Anchor| {
         let payload = format!(
@@ -167,7 +168,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
             before.size,
         );
         let draft = Draft::own(EventType::Change, EventCategory::Normal, ACTION_TYPE, payload);
-        let admitted = policy.own_under(&label, draft, fresh_id());
+        let admitted = policy.own_under(label, draft, fresh_id());
         let entry = head.extend(admitted.view(), now(), algorithm, genesis.key.id());
         Reserved { entry, idempotency: None }
     };

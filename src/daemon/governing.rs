@@ -93,7 +93,7 @@ pub async fn expire(sequencer: &Sequencer) {
             }
             let payload = Governor::expire(id);
             let draft = Draft::own(EventType::Decision, EventCategory::Normal, "proposal.expire", payload);
-            Ok(policy.own_under(&governor.standing().rules.label(), draft, fresh_id()))
+            Ok(policy.own_under(governor.standing().rules.label(), draft, fresh_id()))
         });
         match write(sequencer, expiring).await {
             Ok(Ok(())) => tracing::info!(proposal = %id, "expired"),

@@ -4,6 +4,8 @@
 //! Both come to the same caller here. It resolves no names: `user` is what the host said, groups
 //! are numbers. What the kernel did not give is `None`, and no rule that asks for it matches.
 
+use std::borrow::Cow;
+
 use super::Refusal;
 use super::rules::{CallerRule, InForce, Rules, Verb};
 use crate::ledger::code::Code;
@@ -86,14 +88,14 @@ impl Peer {
 
 /// The canonical `peer` object of a process, with the caller that it is put into it.
 #[must_use]
-pub fn named(peer_json: &str, caller: Option<&str>) -> String {
+pub fn named<'a>(peer_json: &'a str, caller: Option<&str>) -> Cow<'a, str> {
     let Some(caller) = caller else {
-        return peer_json.to_owned();
+        return Cow::Borrowed(peer_json);
     };
     let mut name = Vec::new();
     json::write_string(caller, &mut name);
     // `caller` comes first, and is null until the rules have spoken.
-    peer_json.replacen("\"caller\":null", &format!("\"caller\":{}", json::into_string(name)), 1)
+    Cow::Owned(peer_json.replacen("\"caller\":null", &format!("\"caller\":{}", json::into_string(name)), 1))
 }
 
 fn string(value: &str) -> Option<String> {

@@ -3,6 +3,9 @@
 //! An event that breaks one is not recorded as claimed: the caller gets a refusal, and the ledger
 //! a VIOLATION entry of the daemon's, whose reason the auditor comes to again from the attempt.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use super::proof::{self, Context, Event, Provided};
 use super::rules::{Demand, Object, Rules, text_array};
 use crate::ledger::code::Code;
@@ -176,7 +179,7 @@ impl From<Violation> for super::Refusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quorum {
     /// The canonical array for `received_approvals`.
-    pub received: String,
+    pub received: Cow<'static, str>,
     /// Whether they are enough for all that is asked.
     pub met: bool,
 }
@@ -185,7 +188,7 @@ impl Quorum {
     /// That of an event that came without a proposal.
     #[must_use]
     pub fn none(demand: &Demand) -> Self {
-        Quorum { received: "[]".into(), met: demand.approvals == 0 }
+        Quorum { received: Cow::Borrowed("[]"), met: demand.approvals == 0 }
     }
 }
 
@@ -193,11 +196,11 @@ impl Quorum {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the members are documented in docs/format.md, once")]
 pub struct Judged {
-    pub required_proofs: String,
-    pub provided_proofs: String,
+    pub required_proofs: Cow<'static, str>,
+    pub provided_proofs: Cow<'static, str>,
     pub proofs_valid: bool,
     pub required_approvals: u32,
-    pub received_approvals: String,
+    pub received_approvals: Cow<'static, str>,
     pub quorum_met: bool,
     pub composite_score: Score,
     pub safety_floor_met: bool,
@@ -237,16 +240,18 @@ pub(super) fn assess(
     let success = event.execution_status == ExecutionStatus::Success;
     let blocked = event.execution_status == ExecutionStatus::Blocked;
     let mut found: Vec<Violation> = Vec::new();
-    let mut breaks = |wrong: bool, invariant, pointer, detail: &str| {
+    // Written out only where it is needed: this is judged for every event.
+    let mut breaks = |wrong: bool, invariant, pointer, detail: fmt::Arguments<'_>| {
         if wrong {
-            found.push(Violation { breach: Breach::Invariant(invariant), pointer, detail: detail.into() });
+            let detail = detail.to_string();
+            found.push(Violation { breach: Breach::Invariant(invariant), pointer, detail });
         }
     };
     breaks(
         success && event.pillars_scores.is_some() && !safety_floor_met,
         Invariant::SafetyFloor,
         "/pillars_scores",
-        &format!(
+        format_args!(
             "claims SUCCESS with a composite score of {composite_score} under the floor of {}",
             rules.scale().floor
         ),
@@ -255,33 +260,33 @@ pub(super) fn assess(
         event.rollback_executed && event.rollback_snapshot_hash.is_none(),
         Invariant::Rollback,
         "/rollback_snapshot_hash",
-        "a rollback was executed without a snapshot to go back to",
+        format_args!("a rollback was executed without a snapshot to go back to"),
     );
     breaks(
         event.rollback_executed && event.execution_status != ExecutionStatus::RolledBack,
         Invariant::Rollback,
         "/execution_status",
-        "a rollback was executed, so the status must be ROLLED_BACK",
+        format_args!("a rollback was executed, so the status must be ROLLED_BACK"),
     );
     let may_leave_k1 = blocked || event.event_type == EventType::Violation;
     breaks(
         event.k_state != 1 && !may_leave_k1,
         Invariant::K1State,
         "/k_state",
-        "only a VIOLATION or a BLOCKED event may be in another state than K1",
+        format_args!("only a VIOLATION or a BLOCKED event may be in another state than K1"),
     );
     breaks(
         event.conflicts_detected != "[]" && !may_leave_k1,
         Invariant::K1State,
         "/conflicts_detected",
-        "only a VIOLATION or a BLOCKED event may have conflicts",
+        format_args!("only a VIOLATION or a BLOCKED event may have conflicts"),
     );
     // What was blocked was not done, so nobody had to approve it.
     breaks(
         demand.approvals > 0 && !quorum.met && !blocked,
         Invariant::Quorum,
         "/action_type",
-        &format!("needs {} approvals, so it has to be proposed", demand.approvals),
+        format_args!("needs {} approvals, so it has to be proposed", demand.approvals),
     );
     if success {
         found.extend(decided.failed.iter().map(|(kind, reason)| Violation {
@@ -297,7 +302,11 @@ pub(super) fn assess(
     };
     let violation = found.into_iter().min_by_key(number);
     let judged = Judged {
-        required_proofs: text_array(demand.proofs.iter().map(String::as_str)),
+        required_proofs: if demand.proofs.is_empty() {
+            Cow::Borrowed("[]")
+        } else {
+            text_array(demand.proofs.iter().map(String::as_str)).into()
+        },
         proofs_valid: decided.failed.is_empty(),
         provided_proofs: decided.text,
         required_approvals: demand.approvals,

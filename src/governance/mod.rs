@@ -224,7 +224,7 @@ impl Policy {
             actor_context: with_peer(&draft.actor_context, &peer_json)?,
             origin: Origin { uid: Some(uid), content: draft.entry_id.map(|_| draft.content_hash()) },
         };
-        let admitted = self.complete(draft, fresh, author, ruling.judged, &standing.rules.label());
+        let admitted = self.complete(draft, fresh, author, ruling.judged, standing.rules.label());
         self.fitting(admitted.judged_in(standing))
     }
 
@@ -254,7 +254,7 @@ impl Policy {
                 Author::daemon()
             }
         };
-        let admitted = self.complete(draft, fresh, author, judged, &standing.rules.label());
+        let admitted = self.complete(draft, fresh, author, judged, standing.rules.label());
         self.fitting(admitted.judged_in(standing))
     }
 
@@ -323,8 +323,9 @@ impl Policy {
         let [before, after] = &self.environment;
         // No client's name begins `attestd.`, so ours stand together at one place.
         let environment = match json::place_of(&draft.environment, "attestd.") {
+            Place::Free(_) if draft.environment == "{}" => ["{", before, label, after, "}"].concat(),
             Place::Free(at) => {
-                json::insert_members(&draft.environment, at, &format!("{before}{label}{after}"))
+                json::insert_members(&draft.environment, at, &[before.as_str(), label, after].concat())
             }
             Place::Taken => draft.environment.clone(),
         };

@@ -9,6 +9,8 @@
 //! other is a signature by a key that the rules name for its type. The auditor reads `type` and
 //! `evidence` back from an entry and comes to the same text or says that it does not.
 
+use std::borrow::Cow;
+
 use super::Refusal;
 use super::key::Key;
 use super::rules::{BUILT_IN_PROOFS, MAX_PROOFS, Object, Rules};
@@ -164,7 +166,7 @@ pub fn required(array: &str) -> Result<Vec<String>, Refusal> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
     /// The canonical array for `provided_proofs`, sorted by type.
-    pub text: String,
+    pub text: Cow<'static, str>,
     /// The required types that are not provided or not valid, sorted, with the reason.
     pub failed: Vec<(String, &'static str)>,
     /// Until when all that is valid stays so.
@@ -189,7 +191,8 @@ pub fn decide(
     }
     proofs.sort_by(|a, b| a.kind.cmp(&b.kind));
 
-    let mut decided = Decided { text: "[".into(), failed: Vec::new(), not_after: None };
+    let mut decided = Decided { text: Cow::Borrowed("[]"), failed: Vec::new(), not_after: None };
+    let mut text = String::new();
     let mut valid: Vec<&str> = Vec::new();
     for proof in &proofs {
         let verdict = match built_in(&proof.kind, event, quorum_met, rules, context) {
@@ -208,12 +211,14 @@ pub fn decide(
             }
             Err(_) => {}
         }
-        if decided.text.len() > 1 {
-            decided.text.push(',');
+        if !text.is_empty() {
+            text.push(',');
         }
-        decided.text.push_str(&item(proof, verdict.err()));
+        text.push_str(&item(proof, verdict.err()));
     }
-    decided.text.push(']');
+    if !text.is_empty() {
+        decided.text = format!("[{text}]").into();
+    }
     for name in required {
         if !proofs.iter().any(|proof| proof.kind == *name) {
             decided.failed.push((name.clone(), "it is not provided"));
@@ -416,7 +421,7 @@ mod tests {
     /// Whether the proof `kind` of the event is valid, asked as a required one.
     fn holds(kind: &str, event: &Event<'_>, context: &Context<'_>, quorum: bool) -> bool {
         let decided = decide(event, &[kind.to_owned()], Vec::new(), quorum, &Rules::default(), context);
-        assert_eq!(json::canonicalize(decided.text.as_bytes()).as_deref(), Ok(decided.text.as_str()));
+        assert_eq!(json::canonicalize(decided.text.as_bytes()).as_deref(), Ok(&*decided.text));
         assert_eq!(decided.text.contains("\"valid\":true"), decided.failed.is_empty());
         decided.failed.is_empty()
     }

@@ -180,7 +180,10 @@ impl Proposal {
         let demand = self.demand_now(now);
         let rejected =
             demand.rejection_blocks && self.given.iter().any(|given| given.decision == Decision::Reject);
-        Quorum { received: format!("[{}]", items.join(",")), met: !rejected && demand.is_met_by(&roles) }
+        Quorum {
+            received: format!("[{}]", items.join(",")).into(),
+            met: !rejected && demand.is_met_by(&roles),
+        }
     }
 
     /// What the sealed entry depends on: what the draft does, the opening, the approvals that count.

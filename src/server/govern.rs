@@ -41,7 +41,7 @@ pub(super) async fn rules(
         let governor = service.governor();
         let rules = &governor.standing().rules;
         let mut out = b"{\"hash\":".to_vec();
-        json::write_string(&rules.label(), &mut out);
+        json::write_string(rules.label(), &mut out);
         out.extend_from_slice(b",\"rules\":");
         let text = if rules.is_default() { "null".to_owned() } else { rules.to_canonical() };
         out.extend_from_slice(text.as_bytes());
@@ -98,7 +98,7 @@ pub(crate) fn set(rules: Option<Rules>, by: Option<Arc<Peer>>) -> Step {
         let by = by.as_ref().map(|(actor_id, peer_json)| (actor_id.as_str(), peer_json.as_str()));
         let payload = Governor::set_rules(rules.as_ref(), by);
         let draft = own(EventType::Change, "rules.set", payload);
-        Ok(policy.own_under(&standing.rules.label(), draft, fresh_id()))
+        Ok(policy.own_under(standing.rules.label(), draft, fresh_id()))
     })
 }
 
@@ -106,7 +106,7 @@ pub(crate) fn set(rules: Option<Rules>, by: Option<Arc<Peer>>) -> Step {
 fn caller(rules: &InForce, peer: &Peer, verb: Option<Verb>) -> Result<(String, String), Refusal> {
     let admission = Admission::of(rules, peer.kernel(), verb)?;
     let actor_id = admission.actor_id(None).unwrap_or_else(|_| format!("uid:{}", peer.uid));
-    Ok((actor_id, named(peer.to_json(), admission.name())))
+    Ok((actor_id, named(peer.to_json(), admission.name()).into_owned()))
 }
 
 fn own(event_type: EventType, action: &str, payload: String) -> Draft {
@@ -169,7 +169,7 @@ pub(super) async fn open(
             };
             let payload = governor.open(draft, peer.kernel(), &peer_json, id, now, limit)?;
             Ok(policy.own_under(
-                &rules.label(),
+                rules.label(),
                 own(EventType::Decision, "proposal.open", payload),
                 fresh_id(),
             ))
@@ -209,7 +209,7 @@ pub(super) async fn decide(
             let (_, peer_json) = caller(rules, &peer, None)?;
             let (action, payload) =
                 governor.decide(id, &statement, &signature, peer.kernel(), &peer_json, now)?;
-            Ok(policy.own_under(&rules.label(), own(EventType::Decision, action, payload), fresh_id()))
+            Ok(policy.own_under(rules.label(), own(EventType::Decision, action, payload), fresh_id()))
         });
         step(&service, deciding, lease).await
     };
@@ -237,7 +237,7 @@ pub(super) async fn withdraw(
             let payload =
                 governor.withdraw(id, &reason, claimed.as_deref(), peer.kernel(), &peer_json, now)?;
             let draft = own(EventType::Decision, "proposal.withdraw", payload);
-            Ok(policy.own_under(&rules.label(), draft, fresh_id()))
+            Ok(policy.own_under(rules.label(), draft, fresh_id()))
         });
         step(&service, withdrawing, lease).await
     };

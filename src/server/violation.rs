@@ -127,14 +127,14 @@ fn first(offence: Offence, whole: bool) -> Step {
             }
         }
         let draft = draft(governor, &offence, violation.breach, 1, whole);
-        Ok(policy.own_under(&governor.standing().rules.label(), draft, fresh_id()))
+        Ok(policy.own_under(governor.standing().rules.label(), draft, fresh_id()))
     })
 }
 
 fn counted(offence: Offence, count: u64) -> Step {
     Box::new(move |governor, policy, _| {
         let draft = draft(governor, &offence, offence.violation.breach, count, false);
-        Ok(policy.own_under(&governor.standing().rules.label(), draft, fresh_id()))
+        Ok(policy.own_under(governor.standing().rules.label(), draft, fresh_id()))
     })
 }
 

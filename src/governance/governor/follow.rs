@@ -60,7 +60,7 @@ impl Standing {
         let named = json::member(entry.environment, "attestd.rules")
             .ok_or_else(|| Refusal::new(Code::MissingMember).at("/environment/attestd.rules"))?;
         let named = named.strip_prefix('"').and_then(|named| named.strip_suffix('"'));
-        if named == Some(&*self.rules.label()) {
+        if named == Some(self.rules.label()) {
             Ok(())
         } else {
             Err(Refusal::new(Code::RulesInForce).at("/environment/attestd.rules"))
@@ -418,7 +418,7 @@ impl Governor {
             malformed("", "must be exactly draft, expires_at, proposal_id, requested_by and rules_hash")
         })?;
         let label = self.standing.rules.label();
-        if rules_hash.strip_prefix('"').and_then(|hash| hash.strip_suffix('"')) != Some(&label) {
+        if rules_hash.strip_prefix('"').and_then(|hash| hash.strip_suffix('"')) != Some(label) {
             return Err(Refusal::new(Code::RulesInForce).at("/action_payload/rules_hash"));
         }
         let id = EntryId::parse(&json::unquote(id.as_bytes()))
@@ -454,7 +454,7 @@ impl Governor {
             origin: self.standing.origin.to_string(),
             proposal_hash: entry.entry_hash,
             proposal_id: id,
-            rules_hash: label,
+            rules_hash: label.into(),
         };
         Ok(Step::Open(Box::new(Proposal {
             subject,

@@ -366,7 +366,7 @@ impl Governor {
         out.text("expires_at", &expires_at.to_string());
         out.text("proposal_id", &id.to_string());
         out.raw("requested_by", &requested_by(&actor_id, peer_json));
-        out.text("rules_hash", &self.standing.rules.label());
+        out.text("rules_hash", self.standing.rules.label());
         Ok(out.into_text())
     }
 

@@ -161,7 +161,7 @@ impl Book {
         let draft = Draft::new(event_type, action_type, payload, ExecutionStatus::Success, ActorType::System);
         let id = self.id();
         let label = self.governor.standing().rules.label();
-        let admitted = self.policy.own_under(&label, draft, id);
+        let admitted = self.policy.own_under(label, draft, id);
         self.write(admitted.view())
     }
 
@@ -175,7 +175,7 @@ impl Book {
         let (mut peer, json) = peer(uid);
         peer.caller = self.governor.standing().rules.caller(&peer).map(|rule| rule.name.clone());
         let json = caller::named(&json, peer.caller.as_deref());
-        (peer, json)
+        (peer, json.into_owned())
     }
 
     fn open(&mut self, draft: Draft, uid: u32) -> Result<ProposalId, Refused> {
@@ -488,8 +488,8 @@ fn received_approvals_are_those_of_the_ledger() {
     let other = approved_as(&mut book, "dev/1");
     let sealed = book.sealing(id, ExecutionStatus::Success, SEALER).expect("sealed");
     let others = book.sealing(other, ExecutionStatus::Success, SEALER).expect("sealed");
-    let items: Vec<&str> = json::elements(sealed.judged.received_approvals.as_str()).collect();
-    let foreign: Vec<&str> = json::elements(others.judged.received_approvals.as_str()).collect();
+    let items: Vec<&str> = json::elements(&sealed.judged.received_approvals).collect();
+    let foreign: Vec<&str> = json::elements(&others.judged.received_approvals).collect();
     let forged = items[0].replacen(r#""signature":"30"#, r#""signature":"31"#, 1);
     let role = items[0].replacen(r#""role":"creator""#, r#""role":"auditor""#, 1);
     let cases = [
@@ -710,7 +710,7 @@ fn an_opening_is_checked_whole() {
         book.governor.open(policy_draft(), &peer, &json, id, book.now(), 65_536).expect("a payload");
     let label = book.governor.standing().rules.label();
     let cases = [
-        (payload.replacen(&label, &"0".repeat(64), 1), Code::RulesInForce),
+        (payload.replacen(label, &"0".repeat(64), 1), Code::RulesInForce),
         (
             payload.replacen(r#""actor_id":"uid:1000""#, r#""actor_id":"uid:1001""#, 1),
             Code::ProposalMalformed,
@@ -778,7 +778,7 @@ fn a_clients_entry_is_recomputed_whole() {
     let context = admitted.author.actor_context.clone();
     let other_caller = context.replacen(r#""caller":"dev""#, r#""caller":"ops""#, 1);
     let stranger = context.replacen("1001", "1003", 2);
-    let rules = admitted.environment.replacen(&book.governor.standing().rules.label(), "default", 1);
+    let rules = admitted.environment.replacen(book.governor.standing().rules.label(), "default", 1);
     let approvals = r#"[{"statement":"{}"}]"#;
     type Change<'a> = Box<dyn Fn(&mut EntryView<'a>) + 'a>;
     let changes: Vec<(Change<'_>, Code)> = vec![
@@ -863,7 +863,7 @@ fn a_violation_says_why_and_the_why_is_computed_again() {
         draft.error_details = details;
         let id = book.id();
         let label = book.governor.standing().rules.label();
-        let admitted = book.policy.own_under(&label, draft, id);
+        let admitted = book.policy.own_under(label, draft, id);
         book.write(admitted.view())
     };
     let details = violation.breach.error_details();
@@ -921,7 +921,7 @@ fn an_opening_that_breaks_an_invariant_is_a_violation_too() {
     let mut draft = Draft::new(EventType::Violation, "system_violation", payload, blocked, ActorType::System);
     draft.error_details = violation.breach.error_details();
     let id = book.id();
-    let admitted = book.policy.own_under(&book.governor.standing().rules.label(), draft, id);
+    let admitted = book.policy.own_under(book.governor.standing().rules.label(), draft, id);
     book.write(admitted.view()).expect("the same comes of it");
 }
 

@@ -494,10 +494,17 @@ fn join_roles(a: &[String], b: &[String]) -> Vec<String> {
 }
 
 /// The rules in force and what entries call them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct InForce {
     rules: Arc<Rules>,
     hash: Option<Digest>,
+    label: Arc<str>,
+}
+
+impl Default for InForce {
+    fn default() -> Self {
+        InForce::new(None)
+    }
 }
 
 impl InForce {
@@ -505,7 +512,8 @@ impl InForce {
     #[must_use]
     pub fn new(rules: Option<Rules>) -> Self {
         let hash = rules.as_ref().map(Rules::hash);
-        InForce { rules: Arc::new(rules.unwrap_or_default()), hash }
+        let label = hash.map_or_else(|| "default".into(), |hash| hash.to_hex().into());
+        InForce { rules: Arc::new(rules.unwrap_or_default()), hash, label }
     }
 
     /// Whether no rules were ever set.
@@ -516,8 +524,8 @@ impl InForce {
 
     /// `attestd.rules` of entries, and `rules_hash` of statements: the hash, or `default`.
     #[must_use]
-    pub fn label(&self) -> String {
-        self.hash.map_or_else(|| "default".into(), Digest::to_hex)
+    pub fn label(&self) -> &str {
+        &self.label
     }
 }
 

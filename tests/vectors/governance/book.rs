@@ -124,7 +124,7 @@ impl Book {
 
     pub(super) fn own_draft(&mut self, draft: Draft, edit: impl FnOnce(&mut Sealable)) {
         let id = self.id();
-        let admitted = policy().own_under(&self.governor.standing().rules.label(), draft, id);
+        let admitted = policy().own_under(self.governor.standing().rules.label(), draft, id);
         self.write(&admitted, edit);
     }
 

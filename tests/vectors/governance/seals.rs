@@ -480,14 +480,14 @@ fn midway(vectors: &mut Vectors) {
     let changed = |rules: String, edit: &dyn Fn(&mut Draft)| {
         let (mut book, id) = opened_by_ops();
         book.approve(id, &["ann", "bo", "cy"]);
-        let before = book.governor.standing().rules.label();
+        let before = book.governor.standing().rules.label().to_owned();
         let sealing = book.sealing(id, ExecutionStatus::Success, SEALER);
         let mut change = request("CHANGE", "rules.set", "SUCCESS", "");
         change.action_payload = format!(r#"{{"rules":{rules}}}"#);
         let set = book.open(change, OPS, NOTHING);
         book.approve(set, &["ann"]);
         book.seal(set, SEALER, NOTHING);
-        let now = book.governor.standing().rules.label();
+        let now = book.governor.standing().rules.label().to_owned();
         book.write(&sealing, |d| {
             d.replace("environment", &before, &now);
             edit(d);
@@ -501,7 +501,7 @@ fn midway(vectors: &mut Vectors) {
     vectors.reject("gov-midway-old-rules", "sealed under the rules of its opening", RulesInForce, {
         let old = {
             let (book, _) = opened_by_ops();
-            book.governor.standing().rules.label()
+            book.governor.standing().rules.label().to_owned()
         };
         changed(rules().replace("\"floor\":\"7\"", "\"floor\":\"8\""), &|d| {
             let environment = d.text("environment");
