@@ -59,7 +59,7 @@ pub fn init(config: &Config, mut predecessor: Option<Predecessor>) -> Result<Mad
             return Err(Fault::Exists(path.clone()));
         }
     }
-    let mut token = Token::open(&token_options(&config.token, None)?)?;
+    let mut token = Token::open(&token_options(config, None)?)?;
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();
     let identity = token.identity().clone();

@@ -17,13 +17,13 @@ pub mod successor;
 use std::path::PathBuf;
 
 use crate::anchor::{Anchor, AnchorError, Contradiction};
-use crate::config::{Config, ConfigError, Token as TokenConfig};
+use crate::config::{Config, ConfigError};
 use crate::governance::Host;
 use crate::index::IndexError;
 use crate::ledger::key::KeyId;
 use crate::server::listener::BindError;
 use crate::store::StoreError;
-use crate::token::{Expected, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError};
+use crate::token::{Expected, Latch, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError};
 
 /// Why a command of the daemon did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +90,9 @@ pub enum Fault {
     #[error("stopped: {0}")]
     Stopped(String),
 }
+
+/// The file of the PIN latch, beside the ledger.
+pub const PIN_LATCH: &str = "pin-latch";
 
 /// The exit code that keeps systemd from trying again (`RestartPreventExitStatus=78`, EX_CONFIG).
 pub const OPERATOR_NEEDED: u8 = 78;
@@ -263,7 +266,9 @@ fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Fault {
 }
 
 /// What the token module is to be told, from the configuration.
-fn token_options(config: &TokenConfig, expected: Option<Expected>) -> Result<TokenOptions, Fault> {
+fn token_options(config: &Config, expected: Option<Expected>) -> Result<TokenOptions, Fault> {
+    let latch = Latch::at(config.ledger.path.with_file_name(PIN_LATCH));
+    let config = &config.token;
     let uri: TokenUri = config.uri.parse()?;
     let pin = if !config.pin_credential.is_empty() {
         PinSource::Credential(config.pin_credential.clone())
@@ -274,7 +279,7 @@ fn token_options(config: &TokenConfig, expected: Option<Expected>) -> Result<Tok
     };
     let module = uri.module_path().map_or_else(|| config.module.clone(), std::path::Path::to_path_buf);
     let sessions = usize::try_from(config.sessions).unwrap_or(1);
-    Ok(TokenOptions { module, uri, pin, sessions, expected })
+    Ok(TokenOptions { module, uri, pin, latch, sessions, expected })
 }
 
 /// What the daemon says of its host in every entry.

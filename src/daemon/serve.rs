@@ -356,7 +356,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
 
 /// Opens the token that the genesis names and has it prove that it holds the ledger's key.
 fn unlock(config: &Config, genesis: &Genesis) -> Result<(Arc<Pool>, Identity), Fault> {
-    let mut token = Token::open(&token_options(&config.token, Some(genesis.token.clone()))?)?;
+    let mut token = Token::open(&token_options(config, Some(genesis.token.clone()))?)?;
     let found = token.public_key().id();
     if found != genesis.key.id() {
         return Err(Fault::OtherKey { expected: genesis.key.id(), found });
