@@ -23,7 +23,9 @@ use crate::index::IndexError;
 use crate::ledger::key::KeyId;
 use crate::server::listener::BindError;
 use crate::store::StoreError;
-use crate::token::{Expected, Latch, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError};
+use crate::token::{
+    Expected, Latch, LatchError, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError,
+};
 
 /// Why a command of the daemon did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -165,8 +167,9 @@ impl Fault {
             Fault::OtherKey { .. } | Fault::OtherReservation { .. } => {
                 "connect the token that holds the ledger's key, and check token.uri".into()
             }
-            Fault::Token(TokenError::PinRefused(_)) => {
-                "correct the PIN before the next start: each start with a wrong one uses up a try".into()
+            Fault::Token(TokenError::PinRefused(_) | TokenError::Latch(LatchError::Latched { .. })) => {
+                "put the right PIN where it is read from, then `attestctl pin clear --config FILE`: until then no start tries it again"
+                    .into()
             }
             Fault::Token(TokenError::PinLocked) => "have the token's security officer set a new PIN".into(),
             Fault::Token(TokenError::OtherToken { .. }) => {
@@ -265,9 +268,14 @@ fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Fault {
     move |source| Fault::Io { doing, source }
 }
 
+/// What keeps a refused PIN from being tried again.
+pub(crate) fn pin_latch(config: &Config) -> Latch {
+    Latch::at(config.ledger.path.with_file_name(PIN_LATCH))
+}
+
 /// What the token module is to be told, from the configuration.
 fn token_options(config: &Config, expected: Option<Expected>) -> Result<TokenOptions, Fault> {
-    let latch = Latch::at(config.ledger.path.with_file_name(PIN_LATCH));
+    let latch = Some(pin_latch(config));
     let config = &config.token;
     let uri: TokenUri = config.uri.parse()?;
     let pin = if !config.pin_credential.is_empty() {

@@ -17,7 +17,7 @@ use super::offline::{lines, read_genesis};
 use super::{Fault, anchors, governing, host, io, token_options};
 use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
-use crate::config::{self, Config};
+use crate::config::{self, Config, OnTokenLoss};
 use crate::failpoint;
 use crate::governance::Policy;
 use crate::governance::governor::Governor;
@@ -38,7 +38,7 @@ use crate::server::routes;
 use crate::server::service::{Parts, Service};
 use crate::server::tree;
 use crate::store::{Reader, Store, StoreError, Unfinished, algorithm_of, mode_of};
-use crate::token::{Identity, Pool, Token};
+use crate::token::{Keeper, Pool};
 
 /// How many of the last entries a start checks in full: what a crash could have touched, and
 /// little enough that a start takes the same time at any length.
@@ -52,6 +52,8 @@ const WAL_CHECK: Duration = Duration::from_millis(250);
 const WAL_BYTES: u64 = 8 << 20;
 /// How often it is looked whether violations were counted long enough.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether a call of the library hangs.
+const WATCH_CALLS: Duration = Duration::from_secs(1);
 /// How long a stop may wait for the last publication, of which there is little to do.
 const LAST_PUBLICATION: Duration = Duration::from_secs(5);
 
@@ -65,7 +67,7 @@ pub(super) struct Opened {
     pub(super) verified: (u64, u64),
     pub(super) edge: Edge,
     pub(super) pool: Arc<Pool>,
-    pub(super) token: Identity,
+    pub(super) token: Arc<Keeper>,
     /// All that are configured.
     pub(super) anchors: Vec<Checked>,
     /// How the next entry would be signed if nothing changed.
@@ -128,7 +130,7 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
     refuse(&anchors)?;
     let mut unfinished = store.unfinished(reader.head()?)?;
     let (pool, token) = unlock(config, &genesis)?;
-    anchors.extend(anchors::check(anchors::on_token(config, &pool), anchored)?);
+    anchors.extend(anchors::check(anchors::on_token(config, &token), anchored)?);
     refuse(&anchors)?;
     while let Some(found) = unfinished {
         finish(&mut store, &found, &mut edge, &pool, &genesis.key)?;
@@ -146,7 +148,7 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
 /// # Errors
 /// When it can't start, or had to stop because of a fault.
 pub fn serve(config: &Config) -> Result<(), Fault> {
-    let Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, .. } =
+    let Opened { store, reader, index, genesis, verified, edge, token, anchors, .. } =
         open(config, Absent::Refused)?;
     let head = reader.head()?;
     let governor = governing::governor_at(&reader, &index, head.next)?;
@@ -165,17 +167,14 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
         .map_err(io("start the runtime"))?;
     let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
     let index = Arc::new(index);
-    runtime.block_on(run(
-        config,
-        Started { store, genesis, pool, token, anchors, index, governor, head, tree, boot },
-    ))
+    runtime
+        .block_on(run(config, Started { store, genesis, token, anchors, index, governor, head, tree, boot }))
 }
 
 struct Started {
     store: Store,
     genesis: Genesis,
-    pool: Arc<Pool>,
-    token: Identity,
+    token: Arc<Keeper>,
     anchors: Vec<Checked>,
     index: Arc<Index>,
     governor: Governor,
@@ -196,7 +195,7 @@ struct TreeState {
 type Own = (EventType, EventCategory, &'static str, String);
 
 async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, pool, token, anchors, index, governor, head, tree, boot } = started;
+    let Started { store, genesis, token, anchors, index, governor, head, tree, boot } = started;
     let genesis = Arc::new(genesis);
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
@@ -213,7 +212,11 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         noted: tree.noted,
         algorithm: tree.algorithm,
         checkpoint_interval: Duration::from_secs(config.signing.checkpoint_interval_seconds),
-        pool: pool.clone(),
+        token: token.clone(),
+        hold_entries: match config.token.on_token_loss {
+            OnTokenLoss::Refuse => 0,
+            OnTokenLoss::Hold => size(config.token.hold_entries),
+        },
         key: genesis.key.id(),
         index: index.clone(),
         policy: policy.clone(),
@@ -273,8 +276,8 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         origin: genesis.origin.clone(),
         ledger: config.ledger.path.clone(),
         key: genesis.key.clone(),
-        token,
-        pool,
+        token: token.identity().ok_or_else(|| Fault::Stopped("the token has no identity".into()))?,
+        keeper: token.clone(),
         anchors: gauges,
         policy,
         sequencer: sequencer.clone(),
@@ -299,6 +302,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
             }
         }
     });
+    let watching = tokio::spawn(watch_calls(token, Duration::from_secs(config.token.hang_timeout_seconds)));
     let mut hangup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
     let reloading = tokio::spawn({
         let (config, sequencer) = (config.clone(), sequencer.clone());
@@ -335,6 +339,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     let limits = Limits::from(&config.server);
     listener::serve(socket, routes::router(service), limits, connections, hash_programs, shutdown).await;
     reloading.abort();
+    watching.abort();
     let _ = settled.await;
     sequencer.stop(reason).await;
     // The checkpoint of the SHUTDOWN entry is published, and goes into the anchors too.
@@ -355,16 +360,10 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
 }
 
 /// Opens the token that the genesis names and has it prove that it holds the ledger's key.
-fn unlock(config: &Config, genesis: &Genesis) -> Result<(Arc<Pool>, Identity), Fault> {
-    let mut token = Token::open(&token_options(config, Some(genesis.token.clone()))?)?;
-    let found = token.public_key().id();
-    if found != genesis.key.id() {
-        return Err(Fault::OtherKey { expected: genesis.key.id(), found });
-    }
-    token.prove_possession(&genesis.origin)?;
-    tracing::info!(token = %token.identity(), library = token.library(), key = %found, "unlocked the key");
-    let identity = token.identity().clone();
-    Ok((Arc::new(Pool::start(token).map_err(io("start the token's threads"))?), identity))
+fn unlock(config: &Config, genesis: &Genesis) -> Result<(Arc<Pool>, Arc<Keeper>), Fault> {
+    let options = token_options(config, Some(genesis.token.clone()))?;
+    let keeper = Keeper::new(options, genesis.key.clone(), &genesis.origin);
+    Ok((keeper.open()?, Arc::new(keeper)))
 }
 
 /// Signs what a stopped daemon had reserved: exactly those entries, with their own key and mode.
@@ -536,6 +535,22 @@ async fn append_own(sequencer: &Sequencer, own: Own) -> Result<(), Fault> {
             let reason =
                 sequencer.gauges().fault().unwrap_or_else(|| format!("{action} was not sealed: {other:?}"));
             Err(Fault::Stopped(reason))
+        }
+    }
+}
+
+/// Ends the process when a call of the library hangs. No thread can be taken out of a library, and
+/// C_Finalize would wait for it, so nothing else helps; the next start signs what is reserved.
+async fn watch_calls(token: Arc<Keeper>, limit: Duration) {
+    loop {
+        tokio::time::sleep(limit.min(WATCH_CALLS)).await;
+        if let Some(elapsed) = token.longest_call().filter(|elapsed| *elapsed >= limit) {
+            tracing::error!(
+                seconds = elapsed.as_secs(),
+                "a call of the token's library hangs, and only the end of the process ends it"
+            );
+            // Not `exit`, which runs what the library has left to be run.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
         }
     }
 }

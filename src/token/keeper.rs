@@ -12,7 +12,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Identity, Pool, Token, TokenError, TokenOptions};
+use super::pool::Busy;
+use super::{Identity, ObjectError, Pool, Token, TokenError, TokenOptions};
 use crate::ledger::key::PublicKey;
 
 /// The first wait before a token is looked for again, and the longest.
@@ -25,6 +26,8 @@ pub struct Keeper {
     key: PublicKey,
     origin: String,
     state: Mutex<State>,
+    /// Since when the library is being opened.
+    opening: Busy,
     /// Wakes who waits for the next attempt.
     changed: Condvar,
 }
@@ -32,6 +35,8 @@ pub struct Keeper {
 struct State {
     pool: Option<Arc<Pool>>,
     identity: Option<Identity>,
+    /// Of the threads that there are, or were, until there are others: who hangs, hangs on.
+    busy: Vec<Arc<Busy>>,
     closing: bool,
 }
 
@@ -39,8 +44,15 @@ impl Keeper {
     /// A token that is not open yet. It must have `key` and prove so for `origin`.
     #[must_use]
     pub fn new(options: TokenOptions, key: PublicKey, origin: &str) -> Self {
-        let state = State { pool: None, identity: None, closing: false };
-        Keeper { options, key, origin: origin.into(), state: Mutex::new(state), changed: Condvar::new() }
+        let state = State { pool: None, identity: None, busy: Vec::new(), closing: false };
+        Keeper {
+            options,
+            key,
+            origin: origin.into(),
+            state: Mutex::new(state),
+            opening: Busy::new(),
+            changed: Condvar::new(),
+        }
     }
 
     /// Opens it, once.
@@ -48,16 +60,28 @@ impl Keeper {
     /// # Errors
     /// [`TokenError`]; it is as it was before.
     pub fn open(&self) -> Result<Arc<Pool>, TokenError> {
-        let mut token = Token::open(&self.options)?;
-        let found = token.public_key();
-        if *found != self.key {
-            return Err(TokenError::OtherKey { expected: self.key.id(), found: found.id() });
-        }
-        token.prove_possession(&self.origin)?;
+        let token = self.opening.during(|| {
+            let mut token = Token::open(&self.options)?;
+            let found = token.public_key();
+            if *found != self.key {
+                return Err(TokenError::OtherKey { expected: self.key.id(), found: found.id() });
+            }
+            token.prove_possession(&self.origin)?;
+            Ok(token)
+        })?;
+        self.take(token)
+    }
+
+    /// The token that is open already, which has the key.
+    ///
+    /// # Errors
+    /// [`TokenError::Threads`].
+    pub fn take(&self, token: Token) -> Result<Arc<Pool>, TokenError> {
         let identity = token.identity().clone();
         tracing::info!(token = %identity, library = token.library(), key = %self.key.id(), "unlocked the key");
         let pool = Arc::new(Pool::start(token).map_err(TokenError::Threads)?);
         let mut state = self.state();
+        state.busy = pool.busy().to_vec();
         state.pool = Some(pool.clone());
         state.identity = Some(identity);
         Ok(pool)
@@ -67,6 +91,22 @@ impl Keeper {
     #[must_use]
     pub fn pool(&self) -> Option<Arc<Pool>> {
         self.state().pool.clone()
+    }
+
+    /// The same for data objects.
+    ///
+    /// # Errors
+    /// [`ObjectError::Away`].
+    pub fn objects(&self) -> Result<Arc<Pool>, ObjectError> {
+        self.pool().ok_or(ObjectError::Away)
+    }
+
+    /// For how long the call of the library has lasted that has lasted longest, of those under way.
+    /// PKCS#11 knows no time-outs, so this is all that tells of one that hangs.
+    #[must_use]
+    pub fn longest_call(&self) -> Option<Duration> {
+        let state = self.state();
+        state.busy.iter().filter_map(|busy| busy.elapsed()).chain(self.opening.elapsed()).max()
     }
 
     /// What the token said it is, when it was there last.

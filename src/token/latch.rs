@@ -49,7 +49,9 @@ pub enum State {
 #[derive(Debug, thiserror::Error)]
 pub enum LatchError {
     /// A PIN was refused before.
-    #[error("the token with serial \"{serial}\" refused the PIN before ({refused}), so it is not tried again")]
+    #[error(
+        "the token with serial \"{serial}\" refused the PIN before ({refused}), so it is not tried again"
+    )]
     Latched {
         /// Which token.
         serial: String,

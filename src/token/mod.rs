@@ -41,8 +41,8 @@ pub struct TokenOptions {
     pub uri: TokenUri,
     /// Where the PIN is read.
     pub pin: PinSource,
-    /// What keeps a refused PIN from being tried again.
-    pub latch: Latch,
+    /// What keeps a refused PIN from being tried again by the next process; a person knows by himself.
+    pub latch: Option<Latch>,
     /// How many sessions to sign with, at least 1. Fewer are opened where the token has fewer.
     pub sessions: usize,
     /// The token that it must be, compared before the PIN is shown to it.

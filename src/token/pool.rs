@@ -30,14 +30,19 @@ pub struct Pool {
     busy: Vec<Arc<Busy>>,
 }
 
-/// Since when a thread is in a call of the library: milliseconds of the pool's life, 0 while it is in none.
-struct Busy {
+/// Since when a thread is in a call of the library.
+pub(super) struct Busy {
     began: Instant,
+    /// Milliseconds after `began`, 0 while it is in none.
     since: AtomicU64,
 }
 
 impl Busy {
-    fn during<T>(&self, call: impl FnOnce() -> T) -> T {
+    pub(super) fn new() -> Self {
+        Busy { began: Instant::now(), since: AtomicU64::new(0) }
+    }
+
+    pub(super) fn during<T>(&self, call: impl FnOnce() -> T) -> T {
         let now = self.began.elapsed().as_millis() as u64;
         self.since.store(now.max(1), Ordering::Relaxed);
         let result = call();
@@ -45,7 +50,7 @@ impl Busy {
         result
     }
 
-    fn elapsed(&self) -> Option<Duration> {
+    pub(super) fn elapsed(&self) -> Option<Duration> {
         let since = self.since.load(Ordering::Relaxed);
         (since > 0).then(|| self.began.elapsed().saturating_sub(Duration::from_millis(since)))
     }
@@ -69,7 +74,7 @@ impl Pool {
         let mut pool = Pool { queue: Arc::default(), threads: Vec::new(), busy: Vec::new() };
         for (n, mut seat) in token.seats.into_iter().enumerate() {
             let queue = Arc::clone(&pool.queue);
-            let busy = Arc::new(Busy { began: Instant::now(), since: AtomicU64::new(0) });
+            let busy = Arc::new(Busy::new());
             pool.busy.push(busy.clone());
             let work = move || {
                 while let Some(task) = queue.next() {
@@ -91,11 +96,9 @@ impl Pool {
         self.threads.len()
     }
 
-    /// For how long the call has lasted that has lasted longest, of those under way. PKCS#11 knows no
-    /// time-outs, so this is all that tells of one that hangs.
-    #[must_use]
-    pub fn longest_call(&self) -> Option<Duration> {
-        self.busy.iter().filter_map(|busy| busy.elapsed()).max()
+    /// Since when each thread is in a call of the library.
+    pub(super) fn busy(&self) -> &[Arc<Busy>] {
+        &self.busy
     }
 
     /// Signs all of `messages` on all sessions and then calls `done`, once, with the signatures in

@@ -31,7 +31,7 @@ pub(super) struct Connection {
     pub(super) description: String,
     pub(super) max_sessions: Option<u64>,
     pin: PinSource,
-    latch: Latch,
+    latch: Option<Latch>,
     /// Held during a login. Once a PIN was refused it says so for good: a few more tries lock a
     /// real token.
     pin_refused: Mutex<Option<RvError>>,
@@ -98,7 +98,8 @@ impl Connection {
         check_flags(&info)?;
         let pin = self.pin.read()?;
         let serial = &self.identity.serial;
-        self.latch.begin(serial)?;
+        let latch = self.latch.as_ref();
+        latch.map_or(Ok(()), |latch| latch.begin(serial))?;
         // A crash from here on leaves the latch half closed: one more login is tried after it.
         let answer = session.login_with_raw(UserType::User, &pin);
         drop(pin);
@@ -106,10 +107,10 @@ impl Connection {
             && is_pin_refusal(code)
         {
             *refused = Some(code);
-            self.latch.refuse(serial, &format!("{code:?}"))?;
+            latch.map_or(Ok(()), |latch| latch.refuse(serial, &format!("{code:?}")))?;
             return Err(TokenError::PinRefused(code));
         }
-        self.latch.open()?;
+        latch.map_or(Ok(()), Latch::open)?;
         match answer {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(Error::Pkcs11(RvError::UserPinNotInitialized, _)) => Err(TokenError::PinNotInitialised),
