@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 use crate::ledger::checkpoint::{MAX_NOTE_BYTES, Note, NoteFault};
 use crate::ledger::key::PublicKey;
 use crate::store::{Reader, StoreError};
-use crate::token::{ObjectError, Pool};
+use crate::token::{Keeper, ObjectError};
 
 /// One place where the newest checkpoint is kept.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub enum Anchor {
     /// A data object on the token that holds the note.
     Token {
         /// The token's threads.
-        pool: Arc<Pool>,
+        token: Arc<Keeper>,
         /// What the object is called, which names the ledger: a token may hold those of several.
         label: String,
     },
@@ -62,8 +62,8 @@ pub enum AnchorError {
 impl Anchor {
     /// The object on the token for the ledger `origin`.
     #[must_use]
-    pub fn on_token(pool: Arc<Pool>, origin: &str) -> Self {
-        Anchor::Token { pool, label: format!("attestd anchor {origin}") }
+    pub fn on_token(token: Arc<Keeper>, origin: &str) -> Self {
+        Anchor::Token { token, label: format!("attestd anchor {origin}") }
     }
 
     /// `file` or `token`, as the ledger says it.
@@ -82,7 +82,7 @@ impl Anchor {
     pub fn read(&self) -> Result<Option<Note>, AnchorError> {
         match self {
             Anchor::File(path) => read_file(path),
-            Anchor::Token { pool, label } => newest(&pool.read_objects(label)?),
+            Anchor::Token { token, label } => newest(&token.objects()?.read_objects(label)?),
         }
     }
 
@@ -94,7 +94,9 @@ impl Anchor {
     pub fn write(&self, note: &Note) -> Result<(), AnchorError> {
         match self {
             Anchor::File(path) => write_file(path, note),
-            Anchor::Token { pool, label } => Ok(pool.replace_object(label, Some(note.as_str().as_bytes()))?),
+            Anchor::Token { token, label } => {
+                Ok(token.objects()?.replace_object(label, Some(note.as_str().as_bytes()))?)
+            }
         }
     }
 
@@ -105,7 +107,7 @@ impl Anchor {
     pub fn remove(&self) -> Result<(), AnchorError> {
         match self {
             Anchor::File(path) => std::fs::remove_file(path).map_err(failed("remove", path)),
-            Anchor::Token { pool, label } => Ok(pool.replace_object(label, None)?),
+            Anchor::Token { token, label } => Ok(token.objects()?.replace_object(label, None)?),
         }
     }
 }

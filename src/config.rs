@@ -141,12 +141,43 @@ pub struct Token {
     /// HSMs gain from more, and none is known to allow a single client over 64 cheaply.
     #[serde(default = "Token::default_sessions", deserialize_with = "within::<_, 1, 64>")]
     pub sessions: u64,
+    /// What becomes of entries while the token is away.
+    #[serde(default)]
+    pub on_token_loss: OnTokenLoss,
+    /// How many entries are held at most while it is away. Each takes about 2 KB of memory, and its
+    /// signature once the token is back: a few thousand keep a token of 14 signatures a second busy for
+    /// minutes in mode `each`.
+    #[serde(default = "Token::default_hold_entries", deserialize_with = "within::<_, 1, 65536>")]
+    pub hold_entries: u64,
+    /// A call of the module that takes longer hangs, and only the end of the process ends it. A token
+    /// of six signatures a second with all its sessions busy answers within seconds.
+    #[serde(default = "Token::default_hang_timeout", deserialize_with = "within::<_, 1, 3600>")]
+    pub hang_timeout_seconds: u64,
 }
 
 impl Token {
     fn default_sessions() -> u64 {
         2
     }
+
+    fn default_hold_entries() -> u64 {
+        4096
+    }
+
+    fn default_hang_timeout() -> u64 {
+        60
+    }
+}
+
+/// `token.on_token_loss`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTokenLoss {
+    /// They are refused until it is back.
+    #[default]
+    Refuse,
+    /// They are reserved, answered so, and signed when it is back.
+    Hold,
 }
 
 /// `[server]`.

@@ -40,11 +40,11 @@ use crate::ledger::draft::Draft;
 use crate::ledger::entry::{EntryId, EntryView, EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::json;
-use crate::ledger::key::{KeyId, Signature};
+use crate::ledger::key::{KeyId, Signable, Signature};
 use crate::ledger::tile::Edge;
 use crate::ledger::timestamp::Timestamp;
 use crate::store::{Committed, Reservation, Reserved, Store, StoreError, algorithm_of};
-use crate::token::{Pool, SignError};
+use crate::token::{Keeper, Pool, SignError, TokenError};
 
 /// A commit closes at this many bytes of entries, so that its transaction stays short.
 const COMMIT_BYTES: usize = 8 << 20;
@@ -89,6 +89,15 @@ pub enum Outcome {
     Refused(Refused),
     /// Judged again by what stood when its turn came, it may not be recorded.
     Governed(Box<Governed>),
+    /// It is durable and has its place, and will be signed when the token is back.
+    Held {
+        /// `entry_id`.
+        id: EntryId,
+        /// `sequence_number`.
+        sequence: Sequence,
+        /// `entry_hash`.
+        hash: Digest,
+    },
     /// It may be recorded or not: ask by its id.
     Unknown(EntryId),
 }
@@ -118,6 +127,8 @@ pub enum Refused {
     StorageFull,
     /// The wall clock jumped forward.
     ClockJumped,
+    /// The token is away, and nothing, or nothing more, is held for it.
+    TokenAway,
     /// The daemon is stopping.
     ShuttingDown,
 }
@@ -212,6 +223,8 @@ enum Message {
     Submit(Vec<Submission>),
     /// What became of a job of signing, by its number.
     Signed(u64, Result<Vec<Signature>, SignError>),
+    /// The token is there again.
+    Back(Arc<Pool>),
     /// Stop, and say why: something beside the sequencer found that it must not go on.
     Fault(String),
     /// Seal what waits and a last entry, then stop.
@@ -237,6 +250,10 @@ pub struct Gauges {
     /// Set once when the daemon must stop.
     fault: Mutex<Option<(Code, String)>>,
     head: Mutex<Option<Head>>,
+    /// Why the token is away, in words, while it is.
+    away: Mutex<Option<String>>,
+    /// Entries refused since it is.
+    refused_away: AtomicU64,
     /// Whether entries are signed by the checkpoints that end commits.
     is_by_tree: AtomicBool,
     governor: Mutex<Arc<Governor>>,
@@ -270,6 +287,16 @@ impl Gauges {
         self.governor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Why the token is away, in words, while it is.
+    #[must_use]
+    pub fn token_away(&self) -> Option<String> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_away(&self, why: Option<String>) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     /// As what clients hear of [`Gauges::fault`], whose text is for the log.
     #[must_use]
     pub fn fault_code(&self) -> Option<Code> {
@@ -299,8 +326,10 @@ pub struct Setup {
     pub algorithm: SignatureAlgorithm,
     /// In mode `each`, how often a checkpoint is made when there are new entries.
     pub checkpoint_interval: Duration,
-    /// The token's workers.
-    pub pool: Arc<Pool>,
+    /// The token, which is there.
+    pub token: Arc<Keeper>,
+    /// How many entries are held while it is away; none: they are refused.
+    pub hold_entries: usize,
     /// The key that they sign with.
     pub key: KeyId,
     /// The index.
@@ -327,6 +356,8 @@ pub struct Sequencer {
     queue_wait: Duration,
     /// How many entries of each caller wait.
     shares: Mutex<HashMap<u32, Arc<AtomicU64>>>,
+    /// It takes nothing, because the token has not been there yet.
+    parked: bool,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -352,8 +383,29 @@ impl Sequencer {
             gauges,
             queue_wait,
             shares: Mutex::default(),
+            parked: false,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// One that takes nothing: for a ledger that is read while its token is away from the start.
+    #[must_use]
+    pub fn parked(head: Head, governor: Governor, algorithm: SignatureAlgorithm, why: String) -> Self {
+        let gauges = Gauges::default();
+        gauges.committed.store(head.next.0, Ordering::Release);
+        *gauges.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
+        *gauges.governor.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(governor);
+        gauges.set_algorithm(algorithm);
+        gauges.set_away(Some(why));
+        Sequencer {
+            // Nobody hears what is sent, and nothing is.
+            messages: mpsc::channel().0,
+            gauges: Arc::new(gauges),
+            queue_wait: Duration::ZERO,
+            shares: Mutex::default(),
+            parked: true,
+            thread: Mutex::new(None),
+        }
     }
 
     /// The figures.
@@ -376,6 +428,10 @@ impl Sequencer {
         if self.gauges.stopping.load(Ordering::Acquire) {
             return Err((Refused::ShuttingDown, submissions));
         }
+        if self.parked {
+            self.gauges.refused_away.fetch_add(submissions.len() as u64, Ordering::Relaxed);
+            return Err((Refused::TokenAway, submissions));
+        }
         if let Some(uid) = uid {
             let share = self.share(uid);
             if let Some(retry_after) = self.too_long(share.load(Ordering::Acquire).saturating_mul(2)) {
@@ -392,7 +448,7 @@ impl Sequencer {
         }
         self.messages.send(Message::Submit(submissions)).map_err(|returned| match returned.0 {
             Message::Submit(submissions) => (Refused::ShuttingDown, submissions),
-            Message::Signed(..) | Message::Fault(_) | Message::Stop { .. } => {
+            Message::Signed(..) | Message::Back(_) | Message::Fault(_) | Message::Stop { .. } => {
                 (Refused::ShuttingDown, Vec::new())
             }
         })
@@ -503,6 +559,15 @@ struct Flight {
     signatures: Option<Vec<Signature>>,
 }
 
+/// Since when the token is away.
+struct Away {
+    since: Timestamp,
+    began: Instant,
+    reason: String,
+    /// Those whose entries were reserved when it went have heard that nobody knows when they are signed.
+    told: bool,
+}
+
 struct Thread {
     setup: Setup,
     gauges: Arc<Gauges>,
@@ -516,6 +581,9 @@ struct Thread {
     /// Oldest first; they are committed in this order.
     flights: VecDeque<Flight>,
     jobs: u64,
+    /// The token's workers; none while it is away.
+    pool: Option<Arc<Pool>>,
+    away: Option<Away>,
     /// How what gathers will be signed, and what is to become of that.
     algorithm: SignatureAlgorithm,
     switch: Option<SignatureAlgorithm>,
@@ -540,6 +608,8 @@ impl Thread {
         Thread {
             head: setup.head,
             governor: gauges.governor(),
+            pool: setup.token.pool(),
+            away: None,
             edge: setup.edge.clone(),
             algorithm: setup.algorithm,
             switch: None,
@@ -564,7 +634,7 @@ impl Thread {
 
     fn run(mut self, inbox: &Receiver<Message>) {
         loop {
-            match self.next_checkpoint() {
+            match self.next_wake() {
                 None => match inbox.recv() {
                     Ok(message) => self.take(message),
                     Err(_) => return,
@@ -583,6 +653,10 @@ impl Thread {
                 self.fail(inbox, &fault);
                 return;
             }
+            if self.stop.is_some() && self.pool.is_none() {
+                self.stop_without_token();
+                return;
+            }
             if self.stop.is_some() && self.is_idle() {
                 if let Some((_, done)) = self.stop.take() {
                     let _ = done.send(());
@@ -596,10 +670,17 @@ impl Thread {
         self.overflow.is_empty() && self.gathering.is_none() && self.flights.is_empty()
     }
 
+    /// How long until something is to be done although nothing comes.
+    fn next_wake(&self) -> Option<Duration> {
+        let waiting = self.away.as_ref().filter(|away| !away.told);
+        let answer = waiting.map(|away| self.setup.queue_wait.saturating_sub(away.began.elapsed()));
+        answer.or_else(|| self.next_checkpoint())
+    }
+
     /// How long until the entries that are there get a checkpoint although no more come; `None`
     /// where something will happen anyway.
     fn next_checkpoint(&self) -> Option<Duration> {
-        let wanted = self.is_idle() && self.noted.0 < self.head.next;
+        let wanted = self.is_idle() && self.noted.0 < self.head.next && self.pool.is_some();
         let pause = if self.disk.full { self.disk.pause() } else { Duration::ZERO };
         wanted.then(|| self.setup.checkpoint_interval.saturating_sub(self.noted.1.elapsed()).max(pause))
     }
@@ -622,10 +703,8 @@ impl Thread {
                     flight.signatures = Some(signatures);
                 }
             }
-            Message::Signed(_, Err(error)) => {
-                // Reserved and unsigned: the next start signs exactly these.
-                self.note_fault(Code::TokenUnavailable, format!("the token can't sign: {error}"));
-            }
+            Message::Signed(job, Err(error)) => self.lose_token(job, &error),
+            Message::Back(pool) => self.regain_token(pool),
             Message::Fault(fault) => self.note_fault(Code::Internal, fault),
             Message::Stop { reason, done } => {
                 let payload = format!(
@@ -644,6 +723,112 @@ impl Thread {
         }
     }
 
+    /// A job was not signed. What it was to sign is reserved and stays so; the token is given up, and
+    /// brought back on a thread of its own.
+    fn lose_token(&mut self, job: u64, error: &SignError) {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.job == job) {
+            flight.job = 0;
+        }
+        // Others sign with its sessions no more once this is dropped.
+        if self.pool.take().is_none() {
+            return;
+        }
+        let reason = chain(error);
+        tracing::error!(%reason, "the token can't sign; bringing it back");
+        let since = self.clock.now().unwrap_or(self.head.timestamp);
+        self.gauges.refused_away.store(0, Ordering::Relaxed);
+        self.gauges.set_away(Some(reason.clone()));
+        self.away = Some(Away { since, began: Instant::now(), reason, told: false });
+        if self.holds() {
+            self.tell_flights(true);
+        } else if let Some(batch) = self.gathering.take() {
+            self.withdraw(batch, Refused::TokenAway);
+        }
+        let (gauges, messages) = (self.gauges.clone(), self.messages.clone());
+        let mut heard = String::new();
+        let failed = move |error: &TokenError| {
+            let why = chain(error);
+            if why != heard {
+                tracing::warn!(%why, "the token is not back yet");
+                gauges.set_away(Some(why.clone()));
+                heard = why;
+            }
+        };
+        // The sequencer only ends first when the daemon stops.
+        let back = move |pool| drop(messages.send(Message::Back(pool)));
+        if let Err(error) = self.setup.token.recover(failed, back) {
+            self.note_fault(Code::TokenUnavailable, format!("no thread to bring the token back: {error}"));
+        }
+    }
+
+    /// The token is there: what was reserved is signed first, in order, and then it is said what was.
+    fn regain_token(&mut self, pool: Arc<Pool>) {
+        self.pool = Some(pool);
+        self.gauges.set_away(None);
+        let unsigned: Vec<usize> =
+            (0..self.flights.len()).filter(|index| self.flights[*index].signatures.is_none()).collect();
+        for index in unsigned {
+            let signables = self.flights[index].batch.reservation.signables();
+            self.flights[index].job = self.hand_over(signables);
+        }
+        let Some(away) = self.away.take() else { return };
+        let until = self.clock.now().unwrap_or(self.head.timestamp);
+        let refused = self.gauges.refused_away.swap(0, Ordering::Relaxed);
+        tracing::info!(since = %away.since, refused, "the token is back");
+        let payload = format!(
+            r#"{{"reason":{},"refused":{refused},"since":"{}","until":"{until}"}}"#,
+            quoted(&away.reason),
+            away.since
+        );
+        let event = Event::own(EventType::Action, EventCategory::Warning, "system_recovered", payload);
+        self.gauges.queued.fetch_add(1, Ordering::AcqRel);
+        self.admit(Submission { event, ticket: Ticket::Own, searched: 0, receipt: false, share: None });
+    }
+
+    /// Whether entries are held while the token is away.
+    fn holds(&self) -> bool {
+        self.setup.hold_entries > 0
+    }
+
+    /// Whether no more entries are held than may be.
+    fn may_hold(&self) -> bool {
+        let held: usize = self.flights.iter().map(|flight| flight.batch.reservation.entries.len()).sum();
+        let gathered = self.gathering.as_ref().map_or(0, |batch| batch.reservation.entries.len());
+        held + gathered < self.setup.hold_entries
+    }
+
+    /// Answers those who wait for entries that are reserved and not signed: as held, or that nobody
+    /// knows. The entries are signed all the same.
+    fn tell_flights(&mut self, held: bool) {
+        let mut outcomes = Vec::new();
+        for flight in self.flights.iter_mut().filter(|flight| flight.signatures.is_none()) {
+            for (index, ticket, ..) in std::mem::take(&mut flight.batch.tickets) {
+                let entry = &flight.batch.reservation.entries[index].entry;
+                let (id, sequence, hash) = (entry.id(), entry.sequence(), entry.hash());
+                let outcome = if held { Outcome::Held { id, sequence, hash } } else { Outcome::Unknown(id) };
+                outcomes.push((ticket, outcome));
+            }
+        }
+        self.answer(outcomes);
+    }
+
+    /// Ends while the token is away. What is reserved is signed after the next start, which finds that
+    /// there is no SHUTDOWN entry.
+    fn stop_without_token(&mut self) {
+        tracing::warn!("stopping without the token: what is reserved is signed after the next start");
+        self.setup.token.close();
+        self.tell_flights(false);
+        if let Some(batch) = self.gathering.take() {
+            self.drop_unreserved(batch, Refused::ShuttingDown);
+        }
+        for submission in std::mem::take(&mut self.overflow) {
+            self.refuse(submission.ticket, Refused::ShuttingDown);
+        }
+        if let Some((_, done)) = self.stop.take() {
+            let _ = done.send(());
+        }
+    }
+
     fn note_fault(&self, code: Code, fault: String) {
         self.gauges.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((code, fault));
     }
@@ -656,6 +841,11 @@ impl Thread {
 
     /// Gives a submission its place in the gathering commit, or lets it wait for the next.
     fn admit(&mut self, submission: Submission) {
+        let is_own = matches!(submission.ticket, Ticket::Own);
+        if self.pool.is_none() && !is_own && !(self.holds() && self.may_hold()) {
+            self.gauges.refused_away.fetch_add(1, Ordering::Relaxed);
+            return self.refuse(submission.ticket, Refused::TokenAway);
+        }
         if self.is_gathering_full() || !self.overflow.is_empty() {
             self.overflow.push_back(submission);
         } else {
@@ -846,9 +1036,16 @@ impl Thread {
                 self.gauges.set_algorithm(algorithm);
             }
             self.place_overflow();
+            if let Some(away) = &mut self.away
+                && !away.told
+                && away.began.elapsed() >= self.setup.queue_wait
+            {
+                away.told = true;
+                self.tell_flights(false);
+            }
             let signed = self.flights.pop_front_if(|flight| flight.signatures.is_some());
-            let reserve =
-                if self.flights.len() < depth(self.algorithm) { self.gathering.take() } else { None };
+            let has_room = self.pool.is_none() || self.flights.len() < depth(self.algorithm);
+            let reserve = if has_room { self.gathering.take() } else { None };
             let (reserve, withdrawn) = match reserve {
                 Some(batch) if self.disk.is_full(&self.setup) && !batch.is_own() => {
                     self.withdraw(batch, Refused::StorageFull);
@@ -1034,24 +1231,35 @@ impl Thread {
         }
     }
 
+    /// Has a commit signed that is reserved, now or when the token is back.
     fn sign(&mut self, batch: Batch) {
         let signables = batch.reservation.signables();
         if batch.reservation.checkpoint.is_some() {
             self.noted = (batch.reservation.end(), Instant::now());
         }
-        self.jobs += 1;
-        let (job, messages) = (self.jobs, self.messages.clone());
         if self.flights.is_empty() {
             self.last_commit = Instant::now();
         }
+        let job = self.hand_over(signables);
         self.flights.push_back(Flight { job, batch, signatures: None });
-        self.setup.pool.sign(
+        if self.pool.is_none() {
+            self.tell_flights(true);
+        }
+    }
+
+    /// Hands messages to the token, if it is there; the number of the job, 0 for none.
+    fn hand_over(&mut self, signables: Vec<Signable>) -> u64 {
+        let Some(pool) = &self.pool else { return 0 };
+        self.jobs += 1;
+        let (job, messages) = (self.jobs, self.messages.clone());
+        pool.sign(
             signables,
             Box::new(move |result| {
                 // The sequencer only ends first when the daemon stops on a fault.
                 let _ = messages.send(Message::Signed(job, result));
             }),
         );
+        job
     }
 
     fn place_overflow(&mut self) {
@@ -1064,6 +1272,10 @@ impl Thread {
     fn is_gathering_full(&self) -> bool {
         // What comes after a change of the mode waits until nothing is reserved in the old one.
         if self.switch.is_some() && (self.gathering.is_some() || !self.flights.is_empty()) {
+            return true;
+        }
+        // What is not held waits for the token.
+        if self.pool.is_none() && !self.holds() {
             return true;
         }
         self.gathering.as_ref().is_some_and(|batch| {
@@ -1120,7 +1332,7 @@ impl Thread {
         // A batch waits for each of its lines, so none may be left without an answer.
         let unread = inbox.try_iter().filter_map(|message| match message {
             Message::Submit(submissions) => Some(submissions),
-            Message::Signed(..) | Message::Fault(_) | Message::Stop { .. } => None,
+            Message::Signed(..) | Message::Back(_) | Message::Fault(_) | Message::Stop { .. } => None,
         });
         for submission in std::mem::take(&mut self.overflow).into_iter().chain(unread.flatten()) {
             self.refuse(submission.ticket, Refused::ShuttingDown);
@@ -1198,6 +1410,18 @@ impl Batch {
 enum Known {
     Pending { uid: u32, content: Digest, sequence: Sequence },
     Committed,
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 fn quoted(text: &str) -> String {

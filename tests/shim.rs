@@ -212,6 +212,7 @@ impl Faulty<'_> {
 
     fn options(&self, sessions: usize) -> TokenOptions {
         TokenOptions {
+            latch: None,
             module: PathBuf::from(std::env::var_os("ATTESTD_TEST_SHIM").expect("the test gave it")),
             uri: TokenUri::parse("pkcs11:token=attestd;object=attestd-ledger").expect("a good URI"),
             pin: PinSource::File(self.dir.join("hsm/pin")),

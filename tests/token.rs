@@ -326,6 +326,7 @@ fn pkcs11_tool(dir: &Path, args: &[&str]) {
 
 fn options(dir: &Path, uri: &str) -> TokenOptions {
     TokenOptions {
+        latch: None,
         module: PathBuf::from(MODULE),
         uri: TokenUri::parse(uri).expect("a good URI"),
         pin: PinSource::File(dir.join("pin")),

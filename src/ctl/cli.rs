@@ -90,6 +90,8 @@ pub enum Command {
     /// Every append is a real entry that stays in the ledger for ever. The raw figures need root
     /// or the daemon's own user, and a daemon that is idle.
     Bench(Bench),
+    /// The latch that keeps a PIN which the token refused from being tried again.
+    Pin(Pin),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -99,6 +101,25 @@ pub enum Command {
     Man {
         /// Where to write attestctl.1, attestctl-append.1 and so on.
         dir: Option<PathBuf>,
+    },
+}
+
+/// `attestctl pin`
+#[derive(Debug, Args)]
+pub struct Pin {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: PinCommand,
+}
+
+/// What can be done with the latch.
+#[derive(Debug, Subcommand)]
+pub enum PinCommand {
+    /// Have the PIN tried once more, after it was put right.
+    Clear {
+        /// The daemon's configuration, which says where the latch is.
+        #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+        config: PathBuf,
     },
 }
 

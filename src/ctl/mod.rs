@@ -26,6 +26,7 @@ mod histogram;
 mod list;
 pub mod pages;
 mod pen;
+mod pin;
 mod proof;
 mod proposals;
 mod publish;
@@ -91,6 +92,7 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Verify(args) => verify::run(socket, args).await,
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,
+        cli::Command::Pin(cli::Pin { command: cli::PinCommand::Clear { config } }) => pin::clear(config),
         cli::Command::Completions { shell } => {
             pages::completions(cli::Cli::command(), *shell, &mut io::stdout().lock())?;
             Ok(Outcome::Done)

@@ -75,6 +75,7 @@ impl Pen {
             module: module.to_owned(),
             pin: PinSource::File(pin.to_owned()),
             uri: uri.clone(),
+            latch: None,
             sessions: 1,
             expected: None,
         };

@@ -19,7 +19,7 @@ use crate::ledger::entry::{EventCategory, EventType};
 use crate::sequencer::{Sequencer, fresh_id, now};
 use crate::server::read::quoted;
 use crate::store::{Reader, Reservation, Reserved};
-use crate::token::Pool;
+use crate::token::Keeper;
 
 /// The `action_type` of the entry that says that an anchor was made anew.
 pub const ACTION_TYPE: &str = "ledger.anchor";
@@ -33,8 +33,8 @@ pub(super) fn off_token(config: &Config) -> Vec<Anchor> {
 }
 
 /// The anchors on the token.
-pub(super) fn on_token(config: &Config, pool: &Arc<Pool>) -> Vec<Anchor> {
-    if config.anchor.token { vec![Anchor::on_token(pool.clone(), &config.origin)] } else { Vec::new() }
+pub(super) fn on_token(config: &Config, token: &Arc<Keeper>) -> Vec<Anchor> {
+    if config.anchor.token { vec![Anchor::on_token(token.clone(), &config.origin)] } else { Vec::new() }
 }
 
 /// An anchor that does not contradict the ledger, and the entries that it knows of; none where it is
@@ -146,7 +146,9 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
         return Err(Fault::NoAnchor);
     }
     let opened = open(config, Absent::Given)?;
-    let Opened { mut store, reader, index, genesis, mut edge, pool, anchors, algorithm, .. } = opened;
+    let Opened {
+        mut store, reader, index, genesis, mut edge, pool, token: _token, anchors, algorithm, ..
+    } = opened;
     let (there, missing): (Vec<Checked>, Vec<Checked>) =
         anchors.into_iter().partition(|checked| checked.entries.is_some());
     let missing: Vec<Anchor> = missing.into_iter().map(|checked| checked.anchor).collect();

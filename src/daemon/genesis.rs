@@ -5,7 +5,7 @@ use crate::ledger::json;
 use crate::ledger::key::{PublicKey, is_origin};
 use crate::server::read::{quoted, token_json};
 use crate::store::Line;
-use crate::token::{Expected, Identity, KeyAttributes};
+use crate::token::{Identity, KeyAttributes};
 
 /// The `action_type` of entry 0.
 pub const ACTION_TYPE: &str = "ledger.genesis";
@@ -18,7 +18,7 @@ pub struct Genesis {
     /// The key that it was begun with.
     pub key: PublicKey,
     /// The token that held it.
-    pub token: Expected,
+    pub token: Identity,
 }
 
 impl Genesis {
@@ -48,7 +48,12 @@ impl Genesis {
         Ok(Genesis {
             origin: text(payload, "origin")?,
             key,
-            token: Expected { serial: text(token, "serial")?, model: text(token, "model")? },
+            token: Identity {
+                manufacturer: text(token, "manufacturer")?,
+                model: text(token, "model")?,
+                serial: text(token, "serial")?,
+                label: text(token, "label")?,
+            },
         })
     }
 }

@@ -19,7 +19,7 @@ use crate::ledger::key::KeyId;
 use crate::ledger::tile::Edge;
 use crate::sequencer::now;
 use crate::store::{Reservation, Reserved, Store, mode_of};
-use crate::token::{Identity, Pool, SignError, Token};
+use crate::token::{Identity, Keeper, Pool, SignError, Token};
 
 /// What was made.
 #[derive(Debug)]
@@ -59,16 +59,18 @@ pub fn init(config: &Config, mut predecessor: Option<Predecessor>) -> Result<Mad
             return Err(Fault::Exists(path.clone()));
         }
     }
-    let mut token = Token::open(&token_options(&config.token, None)?)?;
+    let options = token_options(config, None)?;
+    let mut token = Token::open(&options)?;
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();
     let identity = token.identity().clone();
     let attributes = *token.key_attributes();
-    let pool = Arc::new(Pool::start(token).map_err(io("start the token's threads"))?);
-    let anchors = [off_token(config), on_token(config, &pool)].concat();
+    let keeper = Arc::new(Keeper::new(options, key.clone(), &config.origin));
+    let pool = keeper.take(token)?;
+    let anchors = [off_token(config), on_token(config, &keeper)].concat();
     let mut planted = Planted::none_yet(&anchors)?;
     if let Some(predecessor) = &mut predecessor {
-        predecessor.heed_token(&pool)?;
+        predecessor.heed_token(&keeper)?;
     }
     let payload = genesis::payload(
         &config.origin,

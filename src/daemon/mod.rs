@@ -18,13 +18,15 @@ pub mod successor;
 use std::path::PathBuf;
 
 use crate::anchor::{Anchor, AnchorError, Contradiction};
-use crate::config::{Config, ConfigError, Token as TokenConfig};
+use crate::config::{Config, ConfigError};
 use crate::governance::Host;
 use crate::index::IndexError;
 use crate::ledger::key::KeyId;
 use crate::server::listener::BindError;
 use crate::store::StoreError;
-use crate::token::{Expected, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError};
+use crate::token::{
+    Expected, Latch, LatchError, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError,
+};
 
 /// Why a command of the daemon did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +98,9 @@ pub enum Fault {
     #[error("stopped: {0}")]
     Stopped(String),
 }
+
+/// The file of the PIN latch, beside the ledger.
+pub const PIN_LATCH: &str = "pin-latch";
 
 /// The exit code that keeps systemd from trying again (`RestartPreventExitStatus=78`, EX_CONFIG).
 pub const OPERATOR_NEEDED: u8 = 78;
@@ -169,8 +174,9 @@ impl Fault {
             Fault::OtherKey { .. } | Fault::OtherReservation { .. } => {
                 "connect the token that holds the ledger's key, and check token.uri".into()
             }
-            Fault::Token(TokenError::PinRefused(_)) => {
-                "correct the PIN before the next start: each start with a wrong one uses up a try".into()
+            Fault::Token(TokenError::PinRefused(_) | TokenError::Latch(LatchError::Latched { .. })) => {
+                "put the right PIN where it is read from, then `attestctl pin clear --config FILE`: until then no start tries it again"
+                    .into()
             }
             Fault::Token(TokenError::PinLocked) => "have the token's security officer set a new PIN".into(),
             Fault::Token(TokenError::OtherToken { .. }) => {
@@ -270,8 +276,15 @@ fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Fault {
     move |source| Fault::Io { doing, source }
 }
 
+/// What keeps a refused PIN from being tried again.
+pub(crate) fn pin_latch(config: &Config) -> Latch {
+    Latch::at(config.ledger.path.with_file_name(PIN_LATCH))
+}
+
 /// What the token module is to be told, from the configuration.
-fn token_options(config: &TokenConfig, expected: Option<Expected>) -> Result<TokenOptions, Fault> {
+fn token_options(config: &Config, expected: Option<Expected>) -> Result<TokenOptions, Fault> {
+    let latch = Some(pin_latch(config));
+    let config = &config.token;
     let uri: TokenUri = config.uri.parse()?;
     let pin = if !config.pin_credential.is_empty() {
         PinSource::Credential(config.pin_credential.clone())
@@ -282,7 +295,7 @@ fn token_options(config: &TokenConfig, expected: Option<Expected>) -> Result<Tok
     };
     let module = uri.module_path().map_or_else(|| config.module.clone(), std::path::Path::to_path_buf);
     let sessions = usize::try_from(config.sessions).unwrap_or(1);
-    Ok(TokenOptions { module, uri, pin, sessions, expected })
+    Ok(TokenOptions { module, uri, pin, latch, sessions, expected })
 }
 
 /// What the daemon says of its host in every entry.

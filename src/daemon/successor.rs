@@ -16,7 +16,7 @@ use crate::ledger::hash::Digest;
 use crate::ledger::merkle::{Frontier, Root};
 use crate::server::read::quoted;
 use crate::store::{Reader, StoreError};
-use crate::token::Pool;
+use crate::token::Keeper;
 
 /// A ledger that another is to follow. It is only read.
 #[derive(Debug)]
@@ -70,8 +70,8 @@ impl Predecessor {
     }
 
     /// Looks whether the token has an anchor of it.
-    pub(super) fn heed_token(&mut self, pool: &Arc<Pool>) -> Result<(), Fault> {
-        let anchor = Anchor::on_token(pool.clone(), self.origin());
+    pub(super) fn heed_token(&mut self, token: &Arc<Keeper>) -> Result<(), Fault> {
+        let anchor = Anchor::on_token(token.clone(), self.origin());
         self.heed(&anchor).map(drop)
     }
 

@@ -32,7 +32,7 @@ use crate::governance::{Admitted, Refusal};
 use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
-use crate::ledger::entry::EntryId;
+use crate::ledger::entry::{EntryId, Sequence};
 use crate::ledger::hash::Digest;
 use crate::ledger::json;
 use crate::sequencer::{Event, Governed, Outcome, Outcomes, Refused, Submission, Ticket, fresh_id, now};
@@ -112,6 +112,9 @@ async fn append_one(service: &Arc<Service>, peer: &Arc<Peer>, request: Request) 
             }
             Ok(leased(StatusCode::OK, line.bytes, lease))
         }
+        Outcome::Held { id, sequence, hash } => {
+            Ok(leased(StatusCode::ACCEPTED, held(id, sequence, hash).into_bytes(), lease))
+        }
         Outcome::Refused(refused) => Err(refused.into()),
         Outcome::Governed(governed) => Err(service.governed(peer, *governed).await),
         Outcome::Unknown(id) => Err(unknown(id)),
@@ -148,6 +151,11 @@ async fn with_receipt(service: &Arc<Service>, line: Line, status: StatusCode, le
     }
     body.push(b'}');
     leased(status, body, lease)
+}
+
+/// The answer for an entry that waits for the token.
+pub(super) fn held(id: EntryId, sequence: Sequence, hash: Digest) -> String {
+    format!(r#"{{"entry_id":"{id}","sequence_number":{sequence},"entry_hash":"{hash}","status":"reserved"}}"#)
 }
 
 fn too_fast(pace: &Pace, wait: Duration) -> Problem {
@@ -704,6 +712,9 @@ impl Batch {
                     Ok(sealed) => self.answer_line(line, acknowledgement_of(&sealed.bytes)),
                     Err(problem) => self.refuse_line(line, problem),
                 },
+                Outcome::Held { id, sequence, hash } => {
+                    self.answer_line(line, format!("{}\n", held(id, sequence, hash)).into_bytes());
+                }
                 Outcome::Refused(refused) => self.refuse_line(line, refused.into()),
                 Outcome::Governed(governed) => {
                     let problem = self.service.governed(&self.peer, *governed).await;

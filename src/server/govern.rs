@@ -124,6 +124,7 @@ async fn write(service: &Service, step: Step) -> Result<Result<Vec<u8>, Refused>
     match service.sequencer.perform(Event::Step(step)).await? {
         Outcome::Committed { commit, index, .. } => Ok(Ok(commit.line(index))),
         Outcome::Governed(governed) => Ok(Err(governed.refused)),
+        Outcome::Held { id, sequence, hash } => Ok(Ok(super::append::held(id, sequence, hash).into_bytes())),
         Outcome::Refused(refused) => Err(refused.into()),
         Outcome::Earlier { id, .. } | Outcome::Unknown(id) => Err(super::append::unknown(id)),
     }

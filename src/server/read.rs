@@ -357,6 +357,9 @@ fn readiness(service: &Service) -> Result<(), Problem> {
     if let Some(code) = gauges.fault_code() {
         return Err(stopped(code));
     }
+    if let Some(why) = gauges.token_away() {
+        return Err(Problem::new(Code::TokenUnavailable, format!("the token is away: {why}")));
+    }
     if crate::sequencer::free_bytes(&service.ledger) < service.min_free_bytes {
         return Err(Refused::StorageFull.into());
     }
@@ -404,11 +407,10 @@ fn measure(service: &Service, each: Duration) -> Result<String, Problem> {
     if service.sequencer.gauges().queued.load(Ordering::Acquire) > 0 {
         return Err(busy());
     }
-    let sessions = service.pool.sessions();
+    let pool = service.keeper.pool().ok_or(Refused::TokenAway)?;
+    let sessions = pool.sessions();
     let sign = |sessions: usize| {
-        service
-            .pool
-            .bench(sessions, each, &service.origin)
+        pool.bench(sessions, each, &service.origin)
             .map_err(|error| internal("the token's measurement", &error))
     };
     let (one, all) = (sign(1)?, sign(sessions)?);

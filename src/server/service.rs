@@ -25,7 +25,7 @@ use crate::ledger::key::PublicKey;
 use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::{Refused, Sequencer};
 use crate::store::{Reader, StoreError};
-use crate::token::{Identity, Pool};
+use crate::token::{Identity, Keeper};
 
 /// Reads of the ledger that run at once; each may hold about a megabyte.
 const READS: usize = 8;
@@ -40,8 +40,8 @@ pub struct Service {
     pub key: PublicKey,
     /// The token that holds it.
     pub token: Identity,
-    /// Its workers.
-    pub pool: Arc<Pool>,
+    /// The same, there or not.
+    pub keeper: Arc<Keeper>,
     /// How far the anchors have come.
     pub anchors: Arc<[Gauge]>,
     /// Admission.
@@ -93,7 +93,7 @@ pub struct Parts {
     pub ledger: PathBuf,
     pub key: PublicKey,
     pub token: Identity,
-    pub pool: Arc<Pool>,
+    pub keeper: Arc<Keeper>,
     pub anchors: Arc<[Gauge]>,
     pub policy: Arc<Policy>,
     pub sequencer: Arc<Sequencer>,
@@ -117,7 +117,7 @@ impl Service {
             ledger: parts.ledger,
             key: parts.key,
             token: parts.token,
-            pool: parts.pool,
+            keeper: parts.keeper,
             anchors: parts.anchors,
             policy: parts.policy,
             rates: Rates::default(),
@@ -318,6 +318,10 @@ impl From<Refused> for Problem {
             Refused::ClockJumped => Problem::new(
                 Code::ClockJumped,
                 "the clock jumped forward by over an hour; set it right, or restart the daemon to accept it",
+            ),
+            Refused::TokenAway => Problem::new(
+                Code::TokenUnavailable,
+                "the token is away, so nothing was recorded; `/readyz` says why",
             ),
             Refused::ShuttingDown => Problem::new(Code::ShuttingDown, "the daemon is stopping"),
         }

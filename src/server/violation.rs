@@ -110,6 +110,7 @@ fn caller_of(governor: &Governor, peer: &Peer) -> Option<String> {
 async fn write(sequencer: &Sequencer, step: Step) -> Option<Sequence> {
     match sequencer.perform(Event::Step(step)).await.ok()? {
         Outcome::Committed { commit, index, .. } => Some(commit.entries()[index].entry.sequence()),
+        Outcome::Held { sequence, .. } => Some(sequence),
         Outcome::Earlier { .. } | Outcome::Refused(_) | Outcome::Governed(_) | Outcome::Unknown(_) => None,
     }
 }

@@ -29,6 +29,9 @@ pub enum ObjectError {
     /// It may still happen.
     #[error("the token did not answer within {} s", ANSWER_WITHIN.as_secs())]
     NoAnswer,
+    /// It comes back, or not.
+    #[error("the token is away")]
+    Away,
 }
 
 impl ObjectError {
@@ -38,7 +41,7 @@ impl ObjectError {
         match self {
             ObjectError::NotKept(_) => true,
             ObjectError::Token(error) => error.needs_operator(),
-            ObjectError::NoAnswer => false,
+            ObjectError::NoAnswer | ObjectError::Away => false,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The PKCS#11 token that holds the ledger's key: finding it, logging in once, signing in parallel.
 //!
 //! [`Token::open`] does everything that can be refused, [`Pool`] does the signing. This module
-//! does not decide what is signed nor when, and it does not wait for a token to come back: a
-//! session that went stale is replaced, anything worse is an error for the caller to act on.
+//! does not decide what is signed nor when. A session that went stale is replaced; anything worse is an
+//! error for the caller, who has the [`Keeper`] bring the token back. The [`Latch`] outlives the process.
 //!
 //! PKCS#11 has no time-outs. A call into the library that hangs, hangs its thread.
 
 mod data;
+mod keeper;
+mod latch;
 mod object;
 mod pin;
 mod pool;
@@ -24,6 +26,8 @@ use crate::ledger::key::{KeyId, PublicKey, Signable, Signature};
 use session::{Connection, Seat};
 
 pub use data::ObjectError;
+pub use keeper::Keeper;
+pub use latch::{Latch, LatchError, Latched};
 pub use pin::{PinError, PinSource};
 pub use pool::{BenchFigures, Done, Pool};
 pub use uri::{TokenUri, UriError};
@@ -37,6 +41,8 @@ pub struct TokenOptions {
     pub uri: TokenUri,
     /// Where the PIN is read.
     pub pin: PinSource,
+    /// What keeps a refused PIN from being tried again by the next process; a person knows by himself.
+    pub latch: Option<Latch>,
     /// How many sessions to sign with, at least 1. Fewer are opened where the token has fewer.
     pub sessions: usize,
     /// The token that it must be, compared before the PIN is shown to it.
@@ -166,6 +172,12 @@ pub enum TokenError {
     /// The token refused the PIN. It is not tried again.
     #[error("the token refused the PIN ({0:?}); it is not tried again")]
     PinRefused(RvError),
+    /// A PIN was refused before, or that can't be told.
+    #[error(transparent)]
+    Latch(#[from] LatchError),
+    /// There is no thread for a session.
+    #[error("couldn't start the token's threads: {0}")]
+    Threads(std::io::Error),
     /// No such key.
     #[error("no EC private key on the token matches {uri}")]
     NoKey {
@@ -215,7 +227,7 @@ impl TokenError {
     pub fn needs_operator(&self) -> bool {
         use TokenError as E;
         match self {
-            E::Call { .. } | E::NoToken { .. } | E::NotPossessed(_) => false,
+            E::Call { .. } | E::NoToken { .. } | E::NotPossessed(_) | E::Threads(_) => false,
             E::Module { .. }
             | E::SeveralTokens { .. }
             | E::OtherToken { .. }
@@ -226,6 +238,7 @@ impl TokenError {
             | E::PinToBeChanged
             | E::Pin(_)
             | E::PinRefused(_)
+            | E::Latch(_)
             | E::NoKey { .. }
             | E::SeveralKeys { .. }
             | E::NotP256

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -26,6 +26,34 @@ pub type Done = Box<dyn FnOnce(Result<Vec<Signature>, SignError>) + Send>;
 pub struct Pool {
     queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
+    /// Of each thread, since when it is in a call of the library.
+    busy: Vec<Arc<Busy>>,
+}
+
+/// Since when a thread is in a call of the library.
+pub(super) struct Busy {
+    began: Instant,
+    /// Milliseconds after `began`, 0 while it is in none.
+    since: AtomicU64,
+}
+
+impl Busy {
+    pub(super) fn new() -> Self {
+        Busy { began: Instant::now(), since: AtomicU64::new(0) }
+    }
+
+    pub(super) fn during<T>(&self, call: impl FnOnce() -> T) -> T {
+        let now = self.began.elapsed().as_millis() as u64;
+        self.since.store(now.max(1), Ordering::Relaxed);
+        let result = call();
+        self.since.store(0, Ordering::Relaxed);
+        result
+    }
+
+    pub(super) fn elapsed(&self) -> Option<Duration> {
+        let since = self.since.load(Ordering::Relaxed);
+        (since > 0).then(|| self.began.elapsed().saturating_sub(Duration::from_millis(since)))
+    }
 }
 
 /// What [`Pool::bench`] measured.
@@ -43,15 +71,17 @@ impl Pool {
     /// # Errors
     /// When a thread cannot be started. The token is closed then.
     pub fn start(token: Token) -> io::Result<Self> {
-        let mut pool = Pool { queue: Arc::default(), threads: Vec::new() };
+        let mut pool = Pool { queue: Arc::default(), threads: Vec::new(), busy: Vec::new() };
         for (n, mut seat) in token.seats.into_iter().enumerate() {
             let queue = Arc::clone(&pool.queue);
+            let busy = Arc::new(Busy::new());
+            pool.busy.push(busy.clone());
             let work = move || {
                 while let Some(task) = queue.next() {
                     match &*task {
-                        Task::Call(call) => call.help(&mut seat),
+                        Task::Call(call) => call.help(&mut seat, &busy),
                         Task::Bench(bench) => bench.help(&mut seat),
-                        Task::Errand(errand) => errand.run(&seat),
+                        Task::Errand(errand) => busy.during(|| errand.run(&seat)),
                     }
                 }
             };
@@ -64,6 +94,11 @@ impl Pool {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.threads.len()
+    }
+
+    /// Since when each thread is in a call of the library.
+    pub(super) fn busy(&self) -> &[Arc<Busy>] {
+        &self.busy
     }
 
     /// Signs all of `messages` on all sessions and then calls `done`, once, with the signatures in
@@ -257,12 +292,12 @@ struct Call {
 
 impl Call {
     /// Signs messages until all are taken.
-    fn help(&self, seat: &mut Seat) {
+    fn help(&self, seat: &mut Seat, busy: &Busy) {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(message) = self.messages.get(index) else { return };
             // A panic must cost neither the thread nor the answer.
-            let signed = catch_unwind(AssertUnwindSafe(|| seat.sign(message)));
+            let signed = busy.during(|| catch_unwind(AssertUnwindSafe(|| seat.sign(message))));
             match signed.unwrap_or(Err(SignError::Panicked)) {
                 Ok(signature) => {
                     self.signatures[index].get_or_init(|| signature);

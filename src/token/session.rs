@@ -17,7 +17,7 @@ use cryptoki::slot::{Limit, Slot, TokenInfo};
 
 use super::object::{find_key, key_attributes};
 use super::{
-    Expected, Identity, KeyAttributes, PinSource, SignError, TokenError, TokenOptions, TokenUri, call,
+    Expected, Identity, KeyAttributes, Latch, PinSource, SignError, TokenError, TokenOptions, TokenUri, call,
 };
 use crate::ledger::hash::Digest;
 use crate::ledger::key::{PublicKey, Signable, Signature};
@@ -31,6 +31,7 @@ pub(super) struct Connection {
     pub(super) description: String,
     pub(super) max_sessions: Option<u64>,
     pin: PinSource,
+    latch: Option<Latch>,
     /// Held during a login. Once a PIN was refused it says so for good: a few more tries lock a
     /// real token.
     pin_refused: Mutex<Option<RvError>>,
@@ -59,6 +60,7 @@ impl Connection {
             uri: options.uri.clone(),
             identity,
             pin: options.pin.clone(),
+            latch: options.latch.clone(),
             pin_refused: Mutex::new(None),
         })
     }
@@ -95,12 +97,22 @@ impl Connection {
         check_identity(&Identity::of(&info), &Expected { serial, model })?;
         check_flags(&info)?;
         let pin = self.pin.read()?;
-        match session.login_with_raw(UserType::User, &pin) {
+        let serial = &self.identity.serial;
+        let latch = self.latch.as_ref();
+        latch.map_or(Ok(()), |latch| latch.begin(serial))?;
+        // A crash from here on leaves the latch half closed: one more login is tried after it.
+        let answer = session.login_with_raw(UserType::User, &pin);
+        drop(pin);
+        if let Err(Error::Pkcs11(code, _)) = answer
+            && is_pin_refusal(code)
+        {
+            *refused = Some(code);
+            latch.map_or(Ok(()), |latch| latch.refuse(serial, &format!("{code:?}")))?;
+            return Err(TokenError::PinRefused(code));
+        }
+        latch.map_or(Ok(()), Latch::open)?;
+        match answer {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-            Err(Error::Pkcs11(code, _)) if is_pin_refusal(code) => {
-                *refused = Some(code);
-                Err(TokenError::PinRefused(code))
-            }
             Err(Error::Pkcs11(RvError::UserPinNotInitialized, _)) => Err(TokenError::PinNotInitialised),
             Err(error) => Err(call("log in")(error)),
         }
