@@ -17,6 +17,7 @@ use crate::client::{Client, ClientError};
 
 mod append;
 mod bench;
+mod ceremony;
 pub mod cli;
 mod export;
 mod failure;
@@ -81,6 +82,8 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Verify(args) => verify::run(socket, args).await,
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,
+        cli::Command::Ceremony(cli::Ceremony::Run(args)) => ceremony::run(args),
+        cli::Command::Ceremony(cli::Ceremony::Verify(args)) => ceremony::check(args),
         cli::Command::Completions { shell } => {
             pages::completions(cli::Cli::command(), *shell, &mut io::stdout().lock())?;
             Ok(Outcome::Done)

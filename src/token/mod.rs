@@ -6,11 +6,13 @@
 //!
 //! PKCS#11 has no time-outs. A call into the library that hangs, hangs its thread.
 
+mod ceremony;
 mod data;
 mod object;
 mod pin;
 mod pool;
 mod session;
+mod terminal;
 mod uri;
 
 use std::fmt;
@@ -23,6 +25,7 @@ use cryptoki::slot::TokenInfo;
 use crate::ledger::key::{KeyId, PublicKey, Signable};
 use session::{Connection, Seat};
 
+pub use ceremony::{FactoryPinTried, Workbench};
 pub use data::ObjectError;
 pub use pin::{PinError, PinSource};
 pub use pool::{BenchFigures, Done, Pool};
