@@ -295,14 +295,23 @@ pub fn possession(origin: &str, nonce: &str) -> Signable {
 /// key 5d2c…
 /// plan 90ab…
 /// head 3f1e…
+/// at 2026-11-25T14:38:27.010278Z
 /// ```
 ///
-/// `head` is the hash of the transcript's last line before `close`; the fourth line is `rehearsal` or
+/// `at` is the time of the line `close`, `head` is the hash of the transcript's last line before `close`; the fourth line is `rehearsal` or
 /// `ceremony`, so that nobody signs the one for the other.
 #[must_use]
-pub fn closing(origin: &str, rehearsal: bool, key: KeyId, plan: Digest, head: Digest) -> Signable {
+pub fn closing(
+    origin: &str,
+    rehearsal: bool,
+    key: KeyId,
+    plan: Digest,
+    head: Digest,
+    at: Timestamp,
+) -> Signable {
     let kind = if rehearsal { "rehearsal" } else { "ceremony" };
-    Signable::purpose("ceremony", origin, &format!("closing\n{kind}\nkey {key}\nplan {plan}\nhead {head}"))
+    let rest = format!("closing\n{kind}\nkey {key}\nplan {plan}\nhead {head}\nat {at}");
+    Signable::purpose("ceremony", origin, &rest)
 }
 
 /// A transcript that is being written.
@@ -311,17 +320,25 @@ pub struct Transcript {
     text: Vec<u8>,
     head: Digest,
     next: u64,
+    last: Timestamp,
 }
 
 impl Default for Transcript {
     fn default() -> Self {
-        Transcript { text: Vec::new(), head: Digest::ZERO, next: 0 }
+        Transcript { text: Vec::new(), head: Digest::ZERO, next: 0, last: Timestamp::EPOCH }
     }
 }
 
 impl Transcript {
+    /// The time that a line gets at `now`: that of the line before, where the clock was set back.
+    #[must_use]
+    pub fn time(&self, now: Timestamp) -> Timestamp {
+        now.max(self.last)
+    }
+
     /// Adds a line, and gives it with its line feed.
     pub fn add(&mut self, at: Timestamp, outcome: Outcome, step: Step) -> &[u8] {
+        self.last = at;
         let line = Line { at: at.to_string(), number: self.next, outcome, prev: self.head.to_hex(), step };
         let start = self.text.len();
         self.text.extend_from_slice(line.to_canonical().as_bytes());

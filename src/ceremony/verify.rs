@@ -215,7 +215,9 @@ fn check(record: &Record, trusted: Option<&PublicKey>, verdict: &mut Verdict) ->
         Step::Close(closed) => Some(closed),
         _ => None,
     })?;
-    let end = closing(&terms.origin, token.rehearsal, key.id(), Digest::of(&record.plan), head);
+    // Every line's time was parsed on the way here.
+    let time = Timestamp::parse(at.as_bytes()).unwrap_or(Timestamp::EPOCH);
+    let end = closing(&terms.origin, token.rehearsal, key.id(), Digest::of(&record.plan), head, time);
     let Closed { signature } = closed;
     if !signed(&key, &end, signature) {
         return Err(steps.fault(FaultCode::ClosingSignature, "by the new key, over closing.txt"));

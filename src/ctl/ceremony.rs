@@ -25,6 +25,7 @@ use crate::ceremony::{
 use crate::governance::key::{Algorithm, MAX_KEY_TEXT};
 use crate::ledger::hash::{Digest, encode_hex};
 use crate::ledger::key::{PublicKey, Signable, Signature};
+use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::now;
 use crate::token::{FactoryPinTried, PinSource, Workbench};
 
@@ -236,12 +237,16 @@ impl<'a> Ceremony<'a> {
 
     /// Writes the step down, durably, and shows it.
     fn note(&mut self, step: Step) -> Result<(), Stop> {
+        self.note_at(self.transcript.time(now()), step)
+    }
+
+    fn note_at(&mut self, at: Timestamp, step: Step) -> Result<(), Stop> {
         let outcome = match &step {
             Step::Failed(_) => transcript::Outcome::Failed,
             Step::FactoryPin(FactoryPin { answer: None, .. }) => transcript::Outcome::Skipped,
             _ => transcript::Outcome::Done,
         };
-        let (at, name, told) = (now(), step.name(), told(&step));
+        let (name, told) = (step.name(), told(&step));
         let line = self.transcript.add(at, outcome, step);
         self.file
             .write_all(line)
@@ -322,10 +327,11 @@ impl<'a> Ceremony<'a> {
         }))?;
         self.read_aloud(id)?;
 
-        let end = closing(&terms.origin, rehearsal, key.id(), hash, self.transcript.head());
+        let at = self.transcript.time(now());
+        let end = closing(&terms.origin, rehearsal, key.id(), hash, self.transcript.head(), at);
         let signature = token.sign(&end, &key).map_err(stop("close"))?;
         write_new(&self.dir.join(CLOSING), end.message())?;
-        self.note(Step::Close(Closed { signature: hex_der(&signature) }))?;
+        self.note_at(at, Step::Close(Closed { signature: hex_der(&signature) }))?;
         Ok(end)
     }
 
@@ -526,7 +532,8 @@ fn conclude(plan: &Plan, dir: &Path) -> Result<Outcome, Failure> {
             signature_path(dir, &witness.name).display()
         );
     }
-    let _ = writeln!(out, "\nThen: attestctl ceremony verify {}", dir.display());
+    let rehearsal = if verdict.rehearsal == Some(true) { " --rehearsal" } else { "" };
+    let _ = writeln!(out, "\nThen: attestctl ceremony verify {}{rehearsal}", dir.display());
     print(&out)?;
     Ok(Outcome::Done)
 }
