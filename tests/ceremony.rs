@@ -86,7 +86,8 @@ impl Held {
     /// The verdict on the record and the exit code; a rehearsal will do.
     fn verdict(&self) -> (Value, i32) {
         let record = self.record();
-        let output = self.attestctl(&["ceremony", "verify", "--rehearsal", "--json", record.to_str().expect("UTF-8")]);
+        let output =
+            self.attestctl(&["ceremony", "verify", "--rehearsal", "--json", record.to_str().expect("UTF-8")]);
         let verdict = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}{}", text(&output.stdout), text(&output.stderr)));
         (verdict, output.status.code().expect("an exit code"))
@@ -132,7 +133,8 @@ fn the_whole_ceremony_runs_unattended_and_its_ledger_names_it() {
     let (verdict, exit) = held.verdict();
     assert_eq!((exit, &verdict["ok"], &verdict["rehearsal"]), (0, &true.into(), &true.into()), "{verdict}");
     assert_eq!(verdict["origin"], ORIGIN);
-    let signed: Vec<_> = verdict["witnesses"].as_array().expect("a list").iter().map(|w| (&w["name"], &w["signed"])).collect();
+    let signed: Vec<_> =
+        verdict["witnesses"].as_array().expect("a list").iter().map(|w| (&w["name"], &w["signed"])).collect();
     let yes = true.into();
     assert_eq!(signed, [(&"binh".into(), &yes), (&"lan".into(), &yes), (&"an".into(), &yes)]);
 
@@ -141,13 +143,18 @@ fn the_whole_ceremony_runs_unattended_and_its_ledger_names_it() {
     let sum = must(run(Command::new("sha256sum").arg(&transcript))).stdout;
     assert_eq!(text(&sum[..64]), verdict["hash"].as_str().expect("a hash"));
     let pem = held.record().join("public-key.pem");
-    let der = must(run(Command::new("openssl").args(["pkey", "-pubin", "-outform", "DER", "-in"]).arg(&pem))).stdout;
+    let der = must(run(Command::new("openssl").args(["pkey", "-pubin", "-outform", "DER", "-in"]).arg(&pem)))
+        .stdout;
     assert_eq!(Digest::of(&der).to_hex(), verdict["key_id"].as_str().expect("an id"));
     assert!(held.said.contains("OpenSSL"), "a second implementation");
 
     // The fingerprint was told in words, and the last four are those of the last four bytes.
     let id = Digest::of(&der);
-    assert!(held.said.contains(&format!("{}   {}", encode_hex(&id.0[28..]), words(&id.0)[28..].join(" "))), "{}", held.said);
+    assert!(
+        held.said.contains(&format!("{}   {}", encode_hex(&id.0[28..]), words(&id.0)[28..].join(" "))),
+        "{}",
+        held.said
+    );
 
     // The ledger names the ceremony, and an auditor finds it sound.
     must(held.attestd(&["export", "--config", "attestd.toml", "bundle"]));
@@ -186,7 +193,9 @@ fn a_rehearsal_never_counts_as_a_ceremony() {
     assert_eq!((&verdict["ok"], &verdict["fault"]["code"]), (&false.into(), &"rehearsal".into()));
     let output = held.attestctl(&["ceremony", "verify", record, "--rehearsal"]);
     assert!(output.status.success());
-    assert!(text(&output.stdout).starts_with("REHEARSAL: all holds, and none of it makes a key for real use\n"));
+    assert!(
+        text(&output.stdout).starts_with("REHEARSAL: all holds, and none of it makes a key for real use\n")
+    );
 
     // SoftHSM is a place for rehearsals whatever the plan says.
     held.edit_plan("rehearsal = true", "rehearsal = false");
@@ -268,6 +277,7 @@ fn every_fraud_on_the_record_has_its_code() {
     refused("plan.toml", format!("{plan}\n").as_bytes(), "plan-hash", None);
     refused("plan.toml", b"", "file-missing", None);
     let other = fs::read(held.path("people/lan.pub")).expect("readable");
+    refused("public-key.pem", b"", "file-missing", None);
     refused("public-key.pem", &other, "public-key-differs", None);
     refused("public-key.pem", b"-----BEGIN PUBLIC KEY-----\n", "public-key-differs", None);
     for (key, exit) in [("people/lan.pub", 1), ("plan.ceremony/public-key.pem", 0), ("people/binh.pub", 2)] {
@@ -358,7 +368,7 @@ fn a_key_that_is_there_already_is_not_made_again() {
     assert!(text(&record.transcript).lines().last().expect("a line").contains("\"outcome\":\"failed\""));
     let output = held.attestctl(&["ceremony", "verify", "again.ceremony", "--rehearsal", "--json"]);
     let verdict: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(verdict["fault"]["code"], "file-missing", "no key was made");
+    assert_eq!(verdict["fault"]["code"], "step-failed", "{verdict}");
     // What an attempt left is kept.
     held.again_is_refused(2, "again.ceremony is not empty");
 }
@@ -372,7 +382,7 @@ fn a_factory_pin_that_opens_the_token_ends_it() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("`factory-pin`: the token opens with its factory PIN"), "{said}");
-    assert!(said.contains("destroy it before"), "{said}");
+    assert!(said.contains("and destroy it before"), "{said}");
     let output = held.attestctl(&["ceremony", "verify", "again.ceremony", "--rehearsal", "--json"]);
     let verdict: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(verdict["fault"]["code"], "step-failed", "{verdict}");
@@ -420,7 +430,16 @@ fn a_wrong_pin_is_tried_once_and_written_down() {
     held.again_is_refused(1, "`log-in`: the token refused the PIN");
     fs::remove_dir_all(held.path("again.ceremony")).expect("removed");
     fs::write(held.path("hsm/pin"), right).expect("written");
+    // The token counts, and no wrong PIN is tried on it on purpose until the right one was given.
+    held.again_is_refused(1, "the token says user_pin_count_low, so no wrong PIN is tried on it");
+    fs::remove_dir_all(held.path("again.ceremony")).expect("removed");
+    held.edit_plan("factory_pin = \"0001password\"\n", "");
     must(held.again(&[]));
+    assert!(
+        fs::read_to_string(held.path("again.ceremony/transcript.jsonl"))
+            .expect("readable")
+            .contains("\"outcome\":\"skipped\"")
+    );
 }
 
 #[test]
@@ -431,7 +450,8 @@ fn the_pin_is_asked_for_without_an_echo() {
     held.edit_plan("pin_file = \"hsm/pin\"\n", "");
     let pin = held.pin();
     // `script` gives it a terminal; both logins ask.
-    let command = concat!(env!("CARGO_BIN_EXE_attestctl"), " ceremony run plan.toml --yes --dir again.ceremony");
+    let command =
+        concat!(env!("CARGO_BIN_EXE_attestctl"), " ceremony run plan.toml --yes --dir again.ceremony");
     let mut child = held
         .program("script")
         .args(["-qec", command, "/dev/null"])
@@ -543,8 +563,11 @@ impl Forged {
             plan += &format!("[[witnesses]]\nname = \"w{index}\"\nrole = \"audit\"\nsigns = \"by-hand\"\n");
             plan += &format!("public_key = '''\n{pem}'''\n");
         }
-        let object =
-            |class: &str, id: &str| Object { class: class.into(), id: Some(id.into()), label: Some("ledger".into()) };
+        let object = |class: &str, id: &str| Object {
+            class: class.into(),
+            id: Some(id.into()),
+            label: Some("ledger".into()),
+        };
         let before = vec![object("certificate", "07"), object("data", "07")];
         let made = [object("private-key", "01"), object("public-key", "01")];
         let id = public(&key).id();
@@ -784,7 +807,8 @@ fn a_rehearsal_is_no_beginning_on_a_real_token() {
 
 #[test]
 fn the_runbook_has_every_code_every_step_and_a_plan_that_is_one() {
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ceremony.md")).expect("readable");
+    let page =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ceremony.md")).expect("readable");
     let (_, table) = page.split_once("\n| code | what it means |\n|---|---|\n").expect("the table of codes");
     let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
     let wanted: Vec<String> =

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use attestd::config::{Config, DEFAULT_PATH, LogLevel};
-use attestd::daemon::{Fault, anchors, ceremony::Ceremony, init, offline::Offline, serve, successor::Predecessor};
+use attestd::daemon::{
+    Fault, anchors, ceremony::Ceremony, init, offline::Offline, serve, successor::Predecessor,
+};
 use attestd::server::listener;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};

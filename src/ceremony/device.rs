@@ -91,7 +91,14 @@ impl Device {
     /// # Errors
     /// [`Unfit`].
     pub fn check(&self, tests_factory_pin: bool) -> Result<Vec<String>, Unfit> {
-        for flag in ["error_state", "so_pin_locked", "user_pin_final_try", "user_pin_locked", "user_pin_to_be_changed", "write_protected"] {
+        for flag in [
+            "error_state",
+            "so_pin_locked",
+            "user_pin_final_try",
+            "user_pin_locked",
+            "user_pin_to_be_changed",
+            "write_protected",
+        ] {
             if self.has(flag) {
                 return Err(Unfit::Flag(flag.into()));
             }
@@ -116,9 +123,10 @@ impl Device {
     }
 
     fn check_firmware(&self) -> Result<Vec<String>, Unfit> {
-        let version = self.firmware.split_once('.').and_then(|(major, minor)| {
-            Some((major.parse::<u8>().ok()?, minor.parse::<u8>().ok()?))
-        });
+        let version = self
+            .firmware
+            .split_once('.')
+            .and_then(|(major, minor)| Some((major.parse::<u8>().ok()?, minor.parse::<u8>().ok()?)));
         let too_old = |model, needed| Err(Unfit::Firmware { model, firmware: self.firmware.clone(), needed });
         match version {
             Some(version) if self.is("YubiHSM") && yubihsm_is_old(version) => too_old("YubiHSM 2", "2.4"),
@@ -136,7 +144,8 @@ impl Device {
 /// Yubico's module for the YubiHSM puts minor·100 + patch into one byte, where 2.4.0 is 144, and
 /// other builds of it minor·10 + patch. What is old in either reading is refused.
 fn yubihsm_is_old((major, minor): (u8, u8)) -> bool {
-    let old_in_hundreds = (0..4u32).any(|old| (0..10).any(|patch| (old * 100 + patch) % 256 == u32::from(minor)));
+    let old_in_hundreds =
+        (0..4u32).any(|old| (0..10).any(|patch| (old * 100 + patch) % 256 == u32::from(minor)));
     major < 2 || major == 2 && (minor < 40 || old_in_hundreds)
 }
 
@@ -194,7 +203,10 @@ mod tests {
     fn a_wrong_pin_is_tried_only_where_it_does_no_harm() {
         let hsm = |flags: &[&str]| device("Yubico (www.yubico.com)", "YubiHSM", "2.144", flags);
         assert_eq!(hsm(&[]).check(true), Ok(vec![]));
-        assert_eq!(hsm(&["user_pin_count_low"]).check(true), Err(Unfit::CounterLow("user_pin_count_low".into())));
+        assert_eq!(
+            hsm(&["user_pin_count_low"]).check(true),
+            Err(Unfit::CounterLow("user_pin_count_low".into()))
+        );
         assert_eq!(hsm(&["user_pin_count_low"]).check(false), Ok(vec![]));
         for (manufacturer, model, firmware) in [
             ("Yubico (www.yubico.com)", "YubiKey YK5", "5.74"),
@@ -212,7 +224,13 @@ mod tests {
 
     #[test]
     fn a_token_that_is_not_ready_is_refused() {
-        for flag in ["user_pin_final_try", "user_pin_locked", "user_pin_to_be_changed", "error_state", "write_protected"] {
+        for flag in [
+            "user_pin_final_try",
+            "user_pin_locked",
+            "user_pin_to_be_changed",
+            "error_state",
+            "write_protected",
+        ] {
             let device = device("SoftHSM project", "SoftHSM v2", "2.6", &["rng", flag]);
             assert_eq!(device.check(false), Err(Unfit::Flag(flag.into())));
         }
@@ -220,9 +238,12 @@ mod tests {
 
     #[test]
     fn programs_that_play_tokens_are_known() {
-        for (manufacturer, model) in
-            [("SoftHSM project", "SoftHSM v2"), ("Mozilla Foundation", "NSS 3"), ("Kryoptic Project", "v1"), ("IBM", "SW   TPM")]
-        {
+        for (manufacturer, model) in [
+            ("SoftHSM project", "SoftHSM v2"),
+            ("Mozilla Foundation", "NSS 3"),
+            ("Kryoptic Project", "v1"),
+            ("IBM", "SW   TPM"),
+        ] {
             assert!(device(manufacturer, model, "0.0", &[]).is_software(), "{model}");
         }
         for (manufacturer, model) in [("Yubico (www.yubico.com)", "YubiHSM"), ("Nitrokey", "NetHSM")] {

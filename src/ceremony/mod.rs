@@ -19,7 +19,7 @@ pub mod transcript;
 mod verify;
 mod words;
 
-pub use record::{RecordError, Record};
+pub use record::{Record, RecordError};
 pub use verify::{Fault, FaultCode, Verdict, WitnessSeen, verify};
 pub use words::words;
 

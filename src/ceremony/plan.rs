@@ -271,7 +271,11 @@ mod file {
                 let (line, problem) = explain(text, &error);
                 PlanError { line, problem }
             })?;
-            let signing = file.witnesses.iter().map(|witness| witness.how(base).map_err(whole)).collect::<Result<_, _>>()?;
+            let signing = file
+                .witnesses
+                .iter()
+                .map(|witness| witness.how(base).map_err(whole))
+                .collect::<Result<_, _>>()?;
             let Token { module, uri, pin_file, factory_pin } = file.token;
             let terms = Terms {
                 backup: file.backup,
@@ -309,15 +313,21 @@ mod file {
             let Signer { name, public_key, signs, key_file, .. } = self;
             let is_pem = public_key.algorithm() == crate::governance::key::Algorithm::EcdsaP256;
             match (signs, key_file) {
-                (Signs::Ssh, _) if is_pem => Err(format!("witness `{name}` has a PEM key, which `ssh` does not sign with")),
+                (Signs::Ssh, _) if is_pem => {
+                    Err(format!("witness `{name}` has a PEM key, which `ssh` does not sign with"))
+                }
                 (Signs::Openssl, _) if !is_pem => {
                     Err(format!("witness `{name}` has an SSH key, which `openssl` does not sign with"))
                 }
                 (Signs::Ssh, Some(file)) => Ok(HowToSign::Ssh(base.join(file))),
                 (Signs::Openssl, Some(file)) => Ok(HowToSign::OpenSsl(base.join(file))),
                 (Signs::ByHand, None) => Ok(HowToSign::ByHand),
-                (_, None) => Err(format!("witness `{name}` needs a `key_file` to sign with, or `signs = \"by-hand\"`")),
-                (Signs::ByHand, Some(_)) => Err(format!("witness `{name}` signs by hand, so no `key_file` is read")),
+                (_, None) => {
+                    Err(format!("witness `{name}` needs a `key_file` to sign with, or `signs = \"by-hand\"`"))
+                }
+                (Signs::ByHand, Some(_)) => {
+                    Err(format!("witness `{name}` signs by hand, so no `key_file` is read"))
+                }
             }
         }
     }
@@ -329,7 +339,11 @@ mod file {
     }
 
     fn backup<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-        text_that(from, is_prose, "must say in 1 to 2,000 bytes what becomes of the key when the token is lost; `none` is an answer")
+        text_that(
+            from,
+            is_prose,
+            "must say in 1 to 2,000 bytes what becomes of the key when the token is lost; `none` is an answer",
+        )
     }
 
     fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
@@ -341,8 +355,12 @@ mod file {
     }
 
     fn factory_pin<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-        text_that(from, |text| (1..=64).contains(&text.len()), "must be the PIN that the manual of the token prints, 1 to 64 bytes")
-            .map(Some)
+        text_that(
+            from,
+            |text| (1..=64).contains(&text.len()),
+            "must be the PIN that the manual of the token prints, 1 to 64 bytes",
+        )
+        .map(Some)
     }
 
     fn witness_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
@@ -378,7 +396,7 @@ mod tests {
         -----END PUBLIC KEY-----\n";
     /// The same point as [`PEM`].
     const SAME: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBGsX0fLhLEJH+Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT+NC4v4af5uO5+tKfA+eFivOM1drMV7Oy7ZAaDe/UfU=";
-    const SSH: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqI41cb0ivdrIX8L5k4AYFHXcCBhLAZc1GRVcQQwBNl";
+    const SSH: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAQGxQxiXmUQhOQfzaTdosMwH6jAXWco1M2nhiaAtGZ4";
 
     fn plan() -> String {
         format!(
@@ -415,7 +433,11 @@ mod tests {
             ("object=k;", "", "line 6: option `uri`, column 7: "),
             (";id=%01", "", "must name the key to be made with both"),
             ("id=%01", "id=%01?pin-value=1234", "a PIN has no place"),
-            ("[[people]]", "pin = \"1234\"\n[[people]]", "line 7: option `pin`, column 1: unknown field `pin`"),
+            (
+                "[[people]]",
+                "pin = \"1234\"\n[[people]]",
+                "line 7: option `pin`, column 1: unknown field `pin`",
+            ),
             ("name = \"lan\"", "name = \"../lan\"", "line 11: option `name`"),
             ("name = \"lan\"", "name = \"An\"", "witness `an` is named twice"),
             ("by-hand", "telepathy", "option `signs`"),
@@ -443,8 +465,14 @@ mod tests {
             format!("{}{}", &text[..start], &text[end..])
         };
         let nobody = format!("people = []\n{}", without("[[people]]", "[[witnesses]]"));
-        assert_eq!(parse(&nobody).expect_err("nobody"), "nobody takes part: give at least one of `[[people]]`");
+        assert_eq!(
+            parse(&nobody).expect_err("nobody"),
+            "nobody takes part: give at least one of `[[people]]`"
+        );
         let unseen = format!("witnesses = []\n{}", &text[..text.find("[[witnesses]]").expect("there")]);
-        assert_eq!(parse(&unseen).expect_err("unseen"), "nobody witnesses it: give at least one of `[[witnesses]]`");
+        assert_eq!(
+            parse(&unseen).expect_err("unseen"),
+            "nobody witnesses it: give at least one of `[[witnesses]]`"
+        );
     }
 }

@@ -181,13 +181,11 @@ pub fn verify(record: &Record, trusted: Option<&PublicKey>, rehearsals: bool) ->
 }
 
 fn check(record: &Record, trusted: Option<&PublicKey>, verdict: &mut Verdict) -> Result<(), Fault> {
-    for (file, bytes) in
-        [(TRANSCRIPT, &record.transcript), (PLAN, &record.plan), (PUBLIC_KEY, &record.public_key)]
-    {
-        if bytes.is_empty() {
-            return Err(Fault::new(FaultCode::FileMissing, file, file));
-        }
-    }
+    let must_be_there = |file: &str, bytes: &[u8]| {
+        if bytes.is_empty() { Err(Fault::new(FaultCode::FileMissing, file, file)) } else { Ok(()) }
+    };
+    must_be_there(TRANSCRIPT, &record.transcript)?;
+    must_be_there(PLAN, &record.plan)?;
     let lines = chain(&record.transcript)?;
     verdict.checked.push(format!("{} lines, each canonical and chained to the one before", lines.len()));
     let mut steps = Steps { lines: lines.iter(), line: 0 };
@@ -229,6 +227,7 @@ fn check(record: &Record, trusted: Option<&PublicKey>, verdict: &mut Verdict) ->
     }
     verdict.closed = Some(at.to_owned());
 
+    must_be_there(PUBLIC_KEY, &record.public_key)?;
     let pem = std::str::from_utf8(&record.public_key).ok().and_then(|pem| PublicKey::from_pem(pem).ok());
     if pem.as_ref() != Some(&key) {
         return Err(Fault::new(FaultCode::PublicKeyDiffers, PUBLIC_KEY, "it is of another key, or of none"));
@@ -326,9 +325,7 @@ impl<'a> Steps<'a> {
         }
         match read(&line.step) {
             Some(detail) => Ok((detail, &line.at)),
-            None => {
-                Err(self.fault(FaultCode::StepOrder, format!("`{name}`, not `{}`", line.step.name())))
-            }
+            None => Err(self.fault(FaultCode::StepOrder, format!("`{name}`, not `{}`", line.step.name()))),
         }
     }
 
@@ -358,7 +355,9 @@ fn begun(steps: &mut Steps<'_>, plan: &[u8], verdict: &mut Verdict) -> Result<Be
         if plan.terms != begin.terms {
             return Err(steps.fault(FaultCode::PlanTerms, "it began on others than plan.toml says"));
         }
-        verdict.checked.push("the plan is the one that was followed, and says what the transcript says".into());
+        verdict
+            .checked
+            .push("the plan is the one that was followed, and says what the transcript says".into());
     }
     #[cfg(not(feature = "daemon"))]
     {
@@ -382,8 +381,7 @@ fn seen_token(steps: &mut Steps<'_>, terms: &Terms, verdict: &mut Verdict) -> Re
         return Err(steps.fault(FaultCode::RehearsalUnmarked, "by the plan or by the token it was one"));
     }
     verdict.rehearsal = Some(seen.rehearsal);
-    verdict.token =
-        Some(TokenName { model: seen.device.model.clone(), serial: seen.device.serial.clone() });
+    verdict.token = Some(TokenName { model: seen.device.model.clone(), serial: seen.device.serial.clone() });
     verdict.not_checked.extend(seen.notes.iter().cloned());
     Ok(seen.clone())
 }
@@ -402,7 +400,9 @@ fn made_key(steps: &mut Steps<'_>, terms: &Terms, verdict: &mut Verdict) -> Resu
         _ => None,
     })?;
     let unsaid = attributes.check().map_err(|wrong| steps.fault(FaultCode::KeyAttributes, wrong))?;
-    verdict.checked.push("by the token's word the key was made on it and can neither be read nor be wrapped".into());
+    verdict
+        .checked
+        .push("by the token's word the key was made on it and can neither be read nor be wrapped".into());
     if !unsaid.is_empty() {
         verdict.not_checked.push(format!("what the token did not say of the key: {}", unsaid.join(", ")));
     }
@@ -471,7 +471,9 @@ fn factory_pin(steps: &mut Steps<'_>, terms: &Terms, verdict: &mut Verdict) -> R
             Ok(())
         }
         (false, None, None) => {
-            verdict.not_checked.push("that the factory PIN does not open the token: the plan did not ask for it".into());
+            verdict
+                .not_checked
+                .push("that the factory PIN does not open the token: the plan did not ask for it".into());
             Ok(())
         }
         _ => Err(steps.fault(FaultCode::FactoryPin, "the plan and the step do not agree")),
@@ -510,9 +512,14 @@ fn witnesses(
     }
     first?;
     let named = |name: &&String| terms.witnesses.iter().any(|witness| witness.name == **name);
-    let stray = record.signatures.keys().find(|name| !named(name)).map(|name| format!("{name}{SIGNATURE_ENDING}"));
+    let stray =
+        record.signatures.keys().find(|name| !named(name)).map(|name| format!("{name}{SIGNATURE_ENDING}"));
     if let Some(stray) = stray.or_else(|| record.strays.first().cloned()) {
-        return Err(Fault::new(FaultCode::WitnessUnknown, &format!("{WITNESSES}/{stray}"), "it must not be there"));
+        return Err(Fault::new(
+            FaultCode::WitnessUnknown,
+            &format!("{WITNESSES}/{stray}"),
+            "it must not be there",
+        ));
     }
     verdict.checked.push(match terms.witnesses.len() {
         1 => "the witness that the plan names signed it".into(),

@@ -13,14 +13,14 @@ use std::process::{Command, Stdio};
 use super::cli::{CeremonyRun, CeremonyVerify};
 use super::text::{Style, count_of, printable};
 use super::{Failure, Outcome, print, print_line};
-use crate::ceremony::plan::{HowToSign, MAX_PLAN_BYTES, Plan, Witness};
+use crate::ceremony::plan::{HowToSign, MAX_PLAN_BYTES, Plan, Terms, Witness};
 use crate::ceremony::transcript::{
     self, Begin, Closed, FORMAT, FactoryPin, Failure as FailedStep, Fingerprint, Generated, KeySeen, LogIn,
     Object, Objects, Possession, Step, TokenSeen, Transcript, closing, possession,
 };
 use crate::ceremony::{
-    CLOSING, FaultCode, NAMESPACE, PLAN, PUBLIC_KEY, Record, SIGNATURE_ENDING, TRANSCRIPT, Verdict, WITNESSES,
-    verify, words,
+    CLOSING, FaultCode, NAMESPACE, PLAN, PUBLIC_KEY, Record, SIGNATURE_ENDING, TRANSCRIPT, Verdict,
+    WITNESSES, verify, words,
 };
 use crate::governance::key::{Algorithm, MAX_KEY_TEXT};
 use crate::ledger::hash::{Digest, encode_hex};
@@ -71,7 +71,8 @@ pub(super) fn check(args: &CeremonyVerify) -> Result<Outcome, Failure> {
     let record = read_record(&args.dir)?;
     let verdict = verify(&record, trusted.as_ref(), args.rehearsal);
     if args.json {
-        let json = serde_json::to_vec(&verdict).map_err(|error| Failure::local("write JSON", error.into()))?;
+        let json =
+            serde_json::to_vec(&verdict).map_err(|error| Failure::local("write JSON", error.into()))?;
         print_line(&json)?;
     } else {
         print(&shown(&verdict))?;
@@ -131,10 +132,7 @@ fn introduction(plan: &Plan, hash: Digest, dir: &Path) -> String {
     row("module", &printable(&plan.module.display().to_string()));
     row("key", &format!("P-256, label {}, id {}", printable(&terms.key_label), terms.key_id));
     row("backup", &printable(&terms.backup.replace('\n', " ")));
-    row(
-        "factory PIN",
-        if terms.tests_factory_pin { "is tried, and must fail" } else { "is not tried" },
-    );
+    row("factory PIN", if terms.tests_factory_pin { "is tried, and must fail" } else { "is not tried" });
     for (index, person) in terms.people.iter().enumerate() {
         let name = if index == 0 { "people" } else { "" };
         row(name, &format!("{} ({})", printable(&person.name), printable(&person.role)));
@@ -231,7 +229,8 @@ impl<'a> Ceremony<'a> {
         }
         fs::create_dir(dir.join(WITNESSES)).map_err(failed)?;
         write_new(&dir.join(PLAN), text.as_bytes())?;
-        let file = File::options().append(true).create_new(true).open(dir.join(TRANSCRIPT)).map_err(failed)?;
+        let file =
+            File::options().append(true).create_new(true).open(dir.join(TRANSCRIPT)).map_err(failed)?;
         Ok(Ceremony { plan, dir, transcript: Transcript::default(), file, unattended, made: false })
     }
 
@@ -252,6 +251,10 @@ impl<'a> Ceremony<'a> {
             .write_all(line)
             .and_then(|()| self.file.sync_data())
             .map_err(|source| Failure::local("write the transcript", source))?;
+        if outcome == transcript::Outcome::Failed {
+            // Its reason is what the command ends with.
+            return Ok(());
+        }
         let at = at.to_string();
         print(&format!("  {}  {name:<15} {told}\n", &at[11..19])).map_err(Stop::Here)
     }
@@ -314,7 +317,10 @@ impl<'a> Ceremony<'a> {
                     FactoryPin { answer: Some(answer), right_pin_works: Some(true) }
                 }
                 FactoryPinTried::Opened => {
-                    return Err(wrong("factory-pin", "the token opens with its factory PIN: set another one"));
+                    return Err(wrong(
+                        "factory-pin",
+                        "the token opens with its factory PIN: set another one",
+                    ));
                 }
             },
         };
@@ -412,14 +418,15 @@ impl<'a> Ceremony<'a> {
                 (command, "openssl")
             }
         };
-        let refused = |reason: String| {
-            Failure::Check(format!(
-                "witness `{}` has not signed: {reason}. The key is made and the transcript closed: let them sign {} by hand",
-                witness.name,
+        let refused = |reason: String| Failure::Ceremony {
+            what: format!("witness `{}` has not signed: {reason}", witness.name),
+            advice: format!(
+                "the key is made and the transcript closed; let them, and who was to sign after them, sign {} by hand",
                 self.dir.join(CLOSING).display()
-            ))
+            ),
         };
-        let signature = fed(&mut command, end.message()).map_err(|source| refused(format!("{program}: {source}")))?;
+        let signature =
+            fed(&mut command, end.message()).map_err(|source| refused(format!("{program}: {source}")))?;
         let signature = signature.ok_or_else(|| refused(format!("{program} said no")))?;
         let text = match how {
             HowToSign::OpenSsl(_) => encode_hex(&signature),
@@ -434,27 +441,31 @@ impl<'a> Ceremony<'a> {
 
     /// Writes down what failed, and says what that means.
     fn stopped(&mut self, stop: Stop) -> Failure {
-        let failure = match stop {
-            Stop::Here(failure) => failure,
+        let what = match stop {
+            Stop::Here(failure) => return failure,
             Stop::Step { during, reason } => {
                 let failed = FailedStep { during: during.into(), reason: transcript::printable(&reason) };
+                let what = format!("the ceremony came to nothing, at `{during}`: {reason}");
                 if let Err(Stop::Here(failure)) = self.note(Step::Failed(failed)) {
-                    eprintln!("attestctl: {during}: {}", printable(&reason));
+                    eprintln!("attestctl: {}", printable(&what));
                     return failure;
                 }
-                Failure::Check(format!("the ceremony came to nothing, at `{during}`: {reason}"))
+                what
             }
         };
-        eprintln!("Keep {} as the record of it; the next attempt wants a new directory.", self.dir.display());
+        let mut advice = format!(
+            "keep {} as the record of it; the next attempt wants a new directory",
+            self.dir.display()
+        );
         if self.made {
-            eprintln!(
-                "The token may hold the key with label {} and id {}, of no finished ceremony: destroy it before\n\
-                 the next attempt (docs/ceremony.md says how), and never use it.",
-                printable(&self.plan.terms.key_label),
-                self.plan.terms.key_id
+            let Terms { key_label, key_id, .. } = &self.plan.terms;
+            let _ = write!(
+                advice,
+                ". The token may hold the key with label {key_label} and id {key_id}, of no finished ceremony: \
+                 never use it, and destroy it before the next attempt (docs/ceremony.md says how)"
             );
         }
-        failure
+        Failure::Ceremony { what, advice }
     }
 }
 
@@ -498,7 +509,7 @@ fn told(step: &Step) -> String {
         Step::FactoryPin(_) => "not asked for".into(),
         Step::Fingerprint(fingerprint) => fingerprint.hex.clone(),
         Step::Close(_) => "signed by the new key".into(),
-        Step::Failed(failure) => format!("{}: {}", failure.during, printable(&failure.reason)),
+        Step::Failed(failure) => failure.during.clone(),
     }
 }
 

@@ -82,6 +82,7 @@ impl Ceremony {
             .map(|witness| json!({"key_id": witness.key_id, "name": witness.name, "role": witness.role}))
             .collect();
         let member = json!({"hash": hash, "plan_sha256": plan_sha256, "rehearsal": self.rehearsal, "witnesses": witnesses});
-        json::canonicalize(member.to_string().as_bytes()).expect("names and roles were I-JSON when they were read")
+        json::canonicalize(member.to_string().as_bytes())
+            .expect("names and roles were I-JSON when they were read")
     }
 }

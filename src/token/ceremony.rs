@@ -40,7 +40,8 @@ impl Workbench {
     /// # Errors
     /// [`TokenError`].
     pub fn find(module: &std::path::Path, uri: &TokenUri, pin: PinSource) -> Result<Self, TokenError> {
-        let options = TokenOptions { module: module.into(), uri: uri.clone(), pin, sessions: 1, expected: None };
+        let options =
+            TokenOptions { module: module.into(), uri: uri.clone(), pin, sessions: 1, expected: None };
         Ok(Workbench { session: None, connection: Connection::open(&options)? })
     }
 
@@ -162,9 +163,9 @@ impl Workbench {
             return Err(TokenError::OtherKey { expected: expected.id(), found: public.id() });
         }
         let raw = session.sign(&Mechanism::Ecdsa, key, &message.digest().0);
-        let signature = raw.map_err(SignError::Call).and_then(|raw| {
-            Signature::from_token(&raw).ok_or(SignError::Malformed { bytes: raw.len() })
-        });
+        let signature = raw
+            .map_err(SignError::Call)
+            .and_then(|raw| Signature::from_token(&raw).ok_or(SignError::Malformed { bytes: raw.len() }));
         let signature = signature.map_err(TokenError::NotPossessed)?;
         if !public.verifies(message.message(), &signature) {
             return Err(TokenError::NotPossessed(SignError::DoesNotVerify));

@@ -90,7 +90,9 @@ impl PinSource {
                     .ok_or_else(|| PinError::NoCredentials(name.clone()))?;
                 read_pin(&Path::new(&directory).join(name), false)
             }
-            PinSource::Terminal => super::terminal::ask("PIN of the token: ", PIN_MAX).map_err(PinError::Terminal),
+            PinSource::Terminal => {
+                super::terminal::ask("PIN of the token: ", PIN_MAX).map_err(PinError::Terminal)
+            }
         }
     }
 }

@@ -55,7 +55,9 @@ impl<'a> Silence<'a> {
     fn over(terminal: &'a File) -> io::Result<Self> {
         let before = tcgetattr(terminal)?;
         let mut silent = before.clone();
-        silent.local_flags.remove(LocalFlags::ECHO | LocalFlags::ECHONL | LocalFlags::ICANON | LocalFlags::ISIG);
+        silent
+            .local_flags
+            .remove(LocalFlags::ECHO | LocalFlags::ECHONL | LocalFlags::ICANON | LocalFlags::ISIG);
         silent.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
         silent.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
         // What was typed before the question is no answer to it.
