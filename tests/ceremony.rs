@@ -347,7 +347,7 @@ fn who_signs_by_hand_does_so_afterwards() {
     let command = held.said.lines().find_map(|line| line.trim().strip_prefix("run     ")).expect("a command");
     let command = command.replace("KEY", "../people/an.pem");
     must(run(Command::new("bash").arg("-c").arg(command).current_dir(held.record())));
-    let from = held.record().join("closing.txt.sig");
+    let from = held.record().join("an.sig");
     fs::rename(from, held.record().join("witnesses/an.sig")).expect("moved");
     let (verdict, exit) = held.verdict();
     assert_eq!((exit, &verdict["ok"]), (0, &true.into()), "{verdict}");

@@ -376,13 +376,14 @@ fn seen_token(steps: &mut Steps<'_>, terms: &Terms, verdict: &mut Verdict) -> Re
         Step::Token(seen) => Some(seen),
         _ => None,
     })?;
-    seen.device.check(terms.tests_factory_pin).map_err(|unfit| steps.fault(FaultCode::TokenUnfit, unfit))?;
+    let notes = seen.device.check(terms.tests_factory_pin);
+    let notes = notes.map_err(|unfit| steps.fault(FaultCode::TokenUnfit, unfit))?;
     if seen.rehearsal != (terms.rehearsal || seen.device.is_software()) {
         return Err(steps.fault(FaultCode::RehearsalUnmarked, "by the plan or by the token it was one"));
     }
     verdict.rehearsal = Some(seen.rehearsal);
     verdict.token = Some(TokenName { model: seen.device.model.clone(), serial: seen.device.serial.clone() });
-    verdict.not_checked.extend(seen.notes.iter().cloned());
+    verdict.not_checked.extend(notes);
     Ok(seen.clone())
 }
 

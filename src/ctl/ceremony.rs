@@ -56,10 +56,16 @@ pub(super) fn run(args: &CeremonyRun) -> Result<Outcome, Failure> {
     begun.map_err(Stop::into_failure)?;
     match ceremony.conduct(hash) {
         Ok(end) => {
+            let mut failed = false;
             for (witness, how) in plan.terms.witnesses.iter().zip(&plan.signing) {
-                ceremony.have_signed(witness, how, &end)?;
+                // The others can sign all the same.
+                if let Err(failure) = ceremony.have_signed(witness, how, &end) {
+                    failure.report();
+                    failed = true;
+                }
             }
-            conclude(&plan, &dir)
+            let outcome = conclude(&plan, &dir)?;
+            Ok(if failed { Outcome::Wrong } else { outcome })
         }
         Err(stop) => Err(ceremony.stopped(stop)),
     }
@@ -312,7 +318,7 @@ impl<'a> Ceremony<'a> {
 
         let tried = match factory_pin {
             None => FactoryPin { answer: None, right_pin_works: None },
-            Some(pin) => match token.try_factory_pin(pin).map_err(stop("factory-pin"))? {
+            Some(pin) => match self.try_factory_pin(&mut token, pin)? {
                 FactoryPinTried::Refused(answer) => {
                     FactoryPin { answer: Some(answer), right_pin_works: Some(true) }
                 }
@@ -339,6 +345,15 @@ impl<'a> Ceremony<'a> {
         write_new(&self.dir.join(CLOSING), end.message())?;
         self.note_at(at, Step::Close(Closed { signature: hex_der(&signature) }))?;
         Ok(end)
+    }
+
+    fn try_factory_pin(&self, token: &mut Workbench, pin: &str) -> Result<FactoryPinTried, Stop> {
+        if self.plan.pin_file.is_none() {
+            print(
+                "The factory PIN is tried now, and the right one at once after it. It is asked for first.\n",
+            )?;
+        }
+        token.try_factory_pin(pin).map_err(stop("factory-pin"))
     }
 
     fn is_named_like_ours(&self, object: &Object) -> bool {
@@ -420,10 +435,7 @@ impl<'a> Ceremony<'a> {
         };
         let refused = |reason: String| Failure::Ceremony {
             what: format!("witness `{}` has not signed: {reason}", witness.name),
-            advice: format!(
-                "the key is made and the transcript closed; let them, and who was to sign after them, sign {} by hand",
-                self.dir.join(CLOSING).display()
-            ),
+            advice: "the key is made and the transcript closed: they can sign it by hand".into(),
         };
         let signature =
             fed(&mut command, end.message()).map_err(|source| refused(format!("{program}: {source}")))?;
@@ -482,10 +494,10 @@ fn told(step: &Step) -> String {
                 printable(&device.firmware)
             );
             for note in notes {
-                let _ = write!(told, "\n{:29}note: {note}", "");
+                let _ = write!(told, "\n{:28}note: {note}", "");
             }
             if *rehearsal {
-                let _ = write!(told, "\n{:29}this is a REHEARSAL", "");
+                let _ = write!(told, "\n{:28}this is a REHEARSAL", "");
             }
             told
         }
@@ -496,11 +508,16 @@ fn told(step: &Step) -> String {
         Step::Generate(made) => format!("{}, label {}, id {}", made.curve, printable(&made.label), made.id),
         Step::Attributes(seen) => {
             let word = |said: Option<bool>| said.map_or("unsaid", |yes| if yes { "yes" } else { "no" });
-            let all: Vec<String> = seen.attributes.wanted()[..5]
-                .iter()
-                .map(|(name, said, _)| format!("{} {}", name.replace('_', " "), word(*said)))
-                .collect();
-            all.join(", ")
+            let a = &seen.attributes;
+            format!(
+                "sensitive {}, always sensitive {}, made on the token {}\n{:28}extractable {}, never extractable {}",
+                word(a.sensitive),
+                word(a.always_sensitive),
+                word(a.local),
+                "",
+                word(a.extractable),
+                word(a.never_extractable)
+            )
         }
         Step::Possession(possession) => format!("verified by {}", possession.verified_by.join(", ")),
         Step::FactoryPin(FactoryPin { answer: Some(answer), .. }) => {
@@ -523,24 +540,25 @@ fn conclude(plan: &Plan, dir: &Path) -> Result<Outcome, Failure> {
     }
     let closing = dir.join(CLOSING);
     let mut out = String::from("\nThe key is made and the transcript closed. Still to sign, by hand:\n");
-    for (witness, how) in plan.terms.witnesses.iter().zip(&plan.signing) {
-        if *how != HowToSign::ByHand {
+    for (witness, seen) in plan.terms.witnesses.iter().zip(&verdict.witnesses) {
+        if seen.signed {
             continue;
         }
+        let name = &witness.name;
         let command = match witness.key().map(|key| key.algorithm()) {
             Some(Algorithm::EcdsaP256) | None => {
-                "openssl dgst -sha256 -sign KEY closing.txt | od -An -v -tx1 | tr -d ' \\n' > closing.txt.sig"
-                    .to_owned()
+                format!("openssl dgst -sha256 -sign KEY {CLOSING} | od -An -vtx1 | tr -d ' \\n' > {name}.sig")
             }
-            Some(_) => format!("ssh-keygen -Y sign -n {NAMESPACE} -f KEY closing.txt"),
+            Some(_) => {
+                format!("ssh-keygen -Y sign -n {NAMESPACE} -f KEY {CLOSING} && mv {CLOSING}.sig {name}.sig")
+            }
         };
         let _ = write!(
             out,
-            "\n  {} ({})\n    bring   {}\n    run     {command}\n    put     closing.txt.sig to {}\n",
-            witness.name,
+            "\n  {name} ({})\n    bring   {}\n    run     {command}\n    put     {name}.sig into {}\n",
             printable(&witness.role),
             closing.display(),
-            signature_path(dir, &witness.name).display()
+            dir.join(WITNESSES).display()
         );
     }
     let rehearsal = if verdict.rehearsal == Some(true) { " --rehearsal" } else { "" };
