@@ -4,6 +4,8 @@
 
 #![cfg(feature = "daemon")]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -474,6 +476,59 @@ fn the_pin_is_asked_for_without_an_echo() {
     assert!(child.wait().expect("it ends").success(), "{}", text(&shown));
     assert!(!text(&shown).contains(&pin), "{}", text(&shown));
     assert!(text(&shown).contains("PIN from a terminal"));
+}
+
+#[test]
+fn a_token_that_misbehaves_ends_it_and_the_record_says_where() {
+    let held = Held::new(&["--hand-unsigned"]);
+    second_key(&held);
+    held.edit_plan(&common::module().display().to_string(), &common::shim().display().to_string());
+    let plan = fs::read_to_string(held.path("plan.toml")).expect("readable");
+    let attempt = |key: u8, faults: &str| {
+        fs::write(held.path("plan.toml"), plan.replace("second;id=%02", &format!("key{key};id=%0{key}")))
+            .expect("written");
+        fs::write(held.path("control"), faults).expect("written");
+        let _ = fs::remove_dir_all(held.path("again.ceremony"));
+        let mut command = held.program(env!("CARGO_BIN_EXE_attestctl"));
+        command.args(["ceremony", "run", "plan.toml", "--yes", "--dir", "again.ceremony"]);
+        command.env("PKCS11_SHIM_MODULE", common::module()).env("PKCS11_SHIM_CONTROL", held.path("control"));
+        run(&mut command)
+    };
+    for (key, faults, step, leaves_a_key) in [
+        (3, "return C_GetTokenInfo CKR_DEVICE_ERROR", "token", false),
+        (3, "return C_Login CKR_DEVICE_ERROR", "log-in", false),
+        (3, "return C_FindObjectsInit CKR_DEVICE_ERROR", "objects-before", false),
+        (3, "return C_GenerateKeyPair CKR_DEVICE_ERROR", "generate", true),
+        (3, "signature garbage", "possession", true),
+        (4, "signature other-key", "possession", true),
+        (5, "signature short", "possession", true),
+        (6, "return C_Logout CKR_DEVICE_ERROR", "factory-pin", true),
+    ] {
+        let output = attempt(key, faults);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{faults}: {said}");
+        assert!(said.contains(&format!("the ceremony came to nothing, at `{step}`: ")), "{faults}: {said}");
+        assert_eq!(said.contains("destroy it before the next attempt"), leaves_a_key, "{faults}: {said}");
+        let record = Record::read(&held.path("again.ceremony")).expect("readable");
+        let fault = verify(&record, None, true).fault.expect("a fault");
+        assert_eq!(fault.code, FaultCode::StepFailed, "{faults}: {fault:?}");
+        assert!(fault.detail.starts_with(&format!("the ceremony failed: {step}: ")), "{faults}: {fault:?}");
+    }
+    must(attempt(7, ""));
+}
+
+#[test]
+fn a_ceremony_goes_on_although_nobody_reads_the_screen() {
+    let held = Held::new(&["--hand-unsigned"]);
+    second_key(&held);
+    let command = concat!(
+        "set -o pipefail; ",
+        env!("CARGO_BIN_EXE_attestctl"),
+        " ceremony run plan.toml --yes --dir again.ceremony | head -n 20"
+    );
+    must(run(held.program("bash").args(["-c", command])));
+    sign_by_hand(&held, "again.ceremony", "an");
+    must(held.attestctl(&["ceremony", "verify", "again.ceremony", "--rehearsal"]));
 }
 
 // --- Beginning a ledger with it -------------------------------------------------------------------

@@ -20,7 +20,7 @@ mod verify;
 mod words;
 
 pub use record::{Record, RecordError};
-pub use verify::{Fault, FaultCode, Verdict, WitnessSeen, verify};
+pub use verify::{Fault, FaultCode, Verdict, WitnessSeen, gained_the_key_alone, verify};
 pub use words::words;
 
 /// The namespace of witnesses' SSH signatures.

@@ -421,6 +421,14 @@ fn compare_objects(steps: &mut Steps<'_>, before: &[Object], terms: &Terms) -> R
         Step::ObjectsAfter(Objects { objects }) => Some(objects),
         _ => None,
     })?;
+    gained_the_key_alone(before, after, terms).map_err(|wrong| steps.fault(FaultCode::ObjectsDiffer, wrong))
+}
+
+/// Holds `after` to be `before` and the key pair of the ordered name, and nothing else.
+///
+/// # Errors
+/// In words, what is otherwise.
+pub fn gained_the_key_alone(before: &[Object], after: &[Object], terms: &Terms) -> Result<(), String> {
     let ordered = |class: &str| Object {
         class: class.into(),
         id: Some(terms.key_id.clone()),
@@ -428,11 +436,14 @@ fn compare_objects(steps: &mut Steps<'_>, before: &[Object], terms: &Terms) -> R
     };
     let mut expected: Vec<Object> = before.to_vec();
     expected.extend([ordered("private-key"), ordered("public-key")]);
-    if counted(&expected) != counted(after) {
-        let detail = format!("{} objects before, {} after", before.len(), after.len());
-        return Err(steps.fault(FaultCode::ObjectsDiffer, detail));
+    if counted(&expected) == counted(after) {
+        return Ok(());
     }
-    Ok(())
+    Err(format!(
+        "{} objects before and {} after, which are not those and the key pair",
+        before.len(),
+        after.len()
+    ))
 }
 
 fn counted(objects: &[Object]) -> BTreeMap<&Object, usize> {

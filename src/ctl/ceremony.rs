@@ -20,7 +20,7 @@ use crate::ceremony::transcript::{
 };
 use crate::ceremony::{
     CLOSING, FaultCode, NAMESPACE, PLAN, PUBLIC_KEY, Record, SIGNATURE_ENDING, TRANSCRIPT, Verdict,
-    WITNESSES, verify, words,
+    WITNESSES, gained_the_key_alone, verify, words,
 };
 use crate::governance::key::{Algorithm, MAX_KEY_TEXT};
 use crate::ledger::hash::{Digest, encode_hex};
@@ -176,7 +176,7 @@ fn read_answer() -> Result<String, Failure> {
 enum Stop {
     /// The step failed, and the transcript can say so.
     Step { during: &'static str, reason: String },
-    /// The transcript itself could not be written, or standard output.
+    /// The record itself could not be written, or nobody could be asked.
     Here(Failure),
 }
 
@@ -237,6 +237,7 @@ impl<'a> Ceremony<'a> {
         write_new(&dir.join(PLAN), text.as_bytes())?;
         let file =
             File::options().append(true).create_new(true).open(dir.join(TRANSCRIPT)).map_err(failed)?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
         Ok(Ceremony { plan, dir, transcript: Transcript::default(), file, unattended, made: false })
     }
 
@@ -262,7 +263,8 @@ impl<'a> Ceremony<'a> {
             return Ok(());
         }
         let at = at.to_string();
-        print(&format!("  {}  {name:<15} {told}\n", &at[11..19])).map_err(Stop::Here)
+        say(&format!("  {}  {name:<15} {told}\n", &at[11..19]));
+        Ok(())
     }
 
     /// Everything from the token's check to the closing line; gives what the witnesses sign.
@@ -282,7 +284,8 @@ impl<'a> Ceremony<'a> {
 
         let objects = token.objects().map_err(stop("objects-before"))?;
         let taken = objects.iter().find(|object| self.is_named_like_ours(object)).cloned();
-        self.note(Step::ObjectsBefore(Objects { objects }))?;
+        self.note(Step::ObjectsBefore(Objects { objects: objects.clone() }))?;
+        let before = objects;
         if let Some(taken) = taken {
             let reason = format!("there is a {} with this id or label on the token already", taken.class);
             return Err(wrong("objects-before", reason));
@@ -308,7 +311,8 @@ impl<'a> Ceremony<'a> {
         attributes.check().map_err(|reason| wrong("attributes", reason))?;
 
         let objects = token.objects().map_err(stop("objects-after"))?;
-        self.note(Step::ObjectsAfter(Objects { objects }))?;
+        self.note(Step::ObjectsAfter(Objects { objects: objects.clone() }))?;
+        gained_the_key_alone(&before, &objects, terms).map_err(|reason| wrong("objects-after", reason))?;
 
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         let challenge = possession(&terms.origin, &nonce);
@@ -409,11 +413,11 @@ impl<'a> Ceremony<'a> {
             let _ = writeln!(out, "    {}   {}", encode_hex(bytes), words.join(" "));
         }
         out.push('\n');
-        print(&out)?;
+        say(&out);
         if !self.unattended {
-            print("Press Enter when it was read and compared. ")?;
+            say("Press Enter when it was read and compared. ");
             read_answer()?;
-            print("\n")?;
+            say("\n");
         }
         Ok(())
     }
@@ -448,7 +452,8 @@ impl<'a> Ceremony<'a> {
         key.verify(end.message(), &text, NAMESPACE).map_err(|why| refused(why.to_string()))?;
         let ending = if text.ends_with('\n') { "" } else { "\n" };
         write_new(&signature_path(self.dir, &witness.name), format!("{text}{ending}").as_bytes())?;
-        print(&format!("  {} ({}) signed\n", witness.name, printable(&witness.role)))
+        say(&format!("  {} ({}) signed\n", witness.name, printable(&witness.role)));
+        Ok(())
     }
 
     /// Writes down what failed, and says what that means.
@@ -535,7 +540,7 @@ fn conclude(plan: &Plan, dir: &Path) -> Result<Outcome, Failure> {
     let verdict = verify(&read_record(dir)?, None, true);
     let waits = verdict.fault.as_ref().is_some_and(|fault| fault.code == FaultCode::WitnessMissing);
     if !waits {
-        print(&format!("\n{}", shown(&verdict)))?;
+        say(&format!("\n{}", shown(&verdict)));
         return Ok(if verdict.ok { Outcome::Done } else { Outcome::Wrong });
     }
     let closing = dir.join(CLOSING);
@@ -563,8 +568,14 @@ fn conclude(plan: &Plan, dir: &Path) -> Result<Outcome, Failure> {
     }
     let rehearsal = if verdict.rehearsal == Some(true) { " --rehearsal" } else { "" };
     let _ = writeln!(out, "\nThen: attestctl ceremony verify {}{rehearsal}", dir.display());
-    print(&out)?;
+    say(&out);
     Ok(Outcome::Done)
+}
+
+/// Shows something of a ceremony that has begun. It goes on, and ends as it ends, although nobody
+/// should be reading any more: what was done is in the transcript.
+fn say(text: &str) {
+    let _ = print(text);
 }
 
 fn signature_path(dir: &Path, witness: &str) -> PathBuf {
