@@ -242,6 +242,9 @@ fn check(record: &Record, trusted: Option<&PublicKey>, verdict: &mut Verdict) ->
             "that this is the key you mean: compare its id with what was read aloud, or give --key".into(),
         ),
     }
+    verdict.not_checked.push(
+        "that plan and witnesses are those that were agreed on: compare the plan's SHA-256 with yours".into(),
+    );
     let witnessed = witnesses(record, &terms, &key, &end, verdict);
     verdict.hash = Some(Digest::of(&record.transcript).to_hex());
     witnessed?;
