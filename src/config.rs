@@ -407,19 +407,8 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let invalid = |line, problem| ConfigError::Invalid { path: path.to_owned(), line, problem };
         let mut config: Config = toml::from_str(text).map_err(|error| {
-            let problem = without_value(error.message().trim_end());
-            // What is missing altogether is missing from the whole text.
-            let span = error.span().filter(|span| *span != (0..text.len()));
-            let Some(before) = span.and_then(|span| text.get(..span.start)) else {
-                return invalid(None, problem);
-            };
-            let (line, column) = place_of(before);
-            // The line itself is not shown: a PIN that somebody put there would be in the log.
-            let problem = match text.lines().nth(line - 1).and_then(option_of) {
-                Some(option) => format!("option `{option}`, column {column}: {problem}"),
-                None => format!("column {column}: {problem}"),
-            };
-            invalid(Some(line), problem)
+            let (line, problem) = explain(text, &error);
+            invalid(line, problem)
         })?;
         config.check().map_err(|(option, problem)| {
             invalid(line_of(text, option), format!("option `{option}` {problem}"))
@@ -490,6 +479,23 @@ impl Config {
             }
         }
     }
+}
+
+/// The line, where one is to blame, and what is wrong with a TOML text, without a value out of it.
+pub(crate) fn explain(text: &str, error: &toml::de::Error) -> (Option<usize>, String) {
+    let problem = without_value(error.message().trim_end());
+    // What is missing altogether is missing from the whole text.
+    let span = error.span().filter(|span| *span != (0..text.len()));
+    let Some(before) = span.and_then(|span| text.get(..span.start)) else {
+        return (None, problem);
+    };
+    let (line, column) = place_of(before);
+    // The line itself is not shown: a PIN that somebody put there would be in the log.
+    let problem = match text.lines().nth(line - 1).and_then(option_of) {
+        Some(option) => format!("option `{option}`, column {column}: {problem}"),
+        None => format!("column {column}: {problem}"),
+    };
+    (Some(line), problem)
 }
 
 /// The line and the column, both from 1, at which `before` ends.

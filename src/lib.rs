@@ -12,8 +12,8 @@
 //! Each arrow can only be taken in one place, and the types say how far a datum has come. Only
 //! [`store`] makes a `Committed`, and only that can become an answer.
 //!
-//! The trust boundary runs between [`ledger`], [`governance`], [`audit`] and [`bundle`], which are
-//! pure or read files and which an auditor builds alone (`--no-default-features`), and the rest,
+//! The trust boundary runs between [`ledger`], [`governance`], [`audit`], [`bundle`] and
+//! [`ceremony`], which are pure or read files and which an auditor builds alone (`--no-default-features`), and the rest,
 //! which is the daemon and its client.
 
 #![forbid(unsafe_code)]
@@ -24,6 +24,7 @@ pub mod audit;
 pub mod bundle;
 #[cfg(feature = "daemon")]
 pub mod caller;
+pub mod ceremony;
 #[cfg(feature = "daemon")]
 pub mod client;
 #[cfg(feature = "daemon")]

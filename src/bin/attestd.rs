@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use attestd::config::{Config, DEFAULT_PATH, LogLevel};
-use attestd::daemon::{Fault, anchors, init, offline::Offline, serve, successor::Predecessor};
+use attestd::daemon::{
+    Fault, anchors, ceremony::Ceremony, init, offline::Offline, serve, successor::Predecessor,
+};
 use attestd::server::listener;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,6 +33,9 @@ enum Command {
     Init {
         #[command(flatten)]
         config: ConfigFile,
+        /// The record of the ceremony in which the key was made; it is verified, and the ledger names it for ever
+        #[arg(long, value_name = "DIR")]
+        ceremony: Option<PathBuf>,
         /// Another ledger that this one follows because that one is not extended any more; it is only read
         #[arg(long, value_name = "LEDGER", requires_all = ["origin", "reason"])]
         successor_of: Option<PathBuf>,
@@ -101,14 +106,14 @@ struct ConfigFile {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Init { config, successor_of, origin, reason, old_anchor } => {
+        Command::Init { config, ceremony, successor_of, origin, reason, old_anchor } => {
             let successor = successor_of.map(|ledger| Successor {
                 ledger,
                 origin: origin.unwrap_or_default(),
                 reason: reason.unwrap_or_default(),
                 anchors: old_anchor,
             });
-            make(&config.config, successor)
+            make(&config.config, ceremony.as_deref(), successor)
         }
         Command::Anchor(AnchorCommand::Reset { config, reason }) => reset(&config.config, &reason),
         Command::Serve { config, log_level } => run(&config.config, log_level),
@@ -133,8 +138,9 @@ struct Successor {
     anchors: Vec<PathBuf>,
 }
 
-fn make(config: &Path, successor: Option<Successor>) -> Result<ExitCode, Fault> {
+fn make(config: &Path, ceremony: Option<&Path>, successor: Option<Successor>) -> Result<ExitCode, Fault> {
     let config = Config::load(config)?;
+    let ceremony = ceremony.map(Ceremony::read).transpose()?;
     let mut predecessor = None;
     if let Some(Successor { ledger, origin, reason, anchors }) = successor {
         let before = Predecessor::read(&ledger, &anchors, &reason)?;
@@ -144,9 +150,14 @@ fn make(config: &Path, successor: Option<Successor>) -> Result<ExitCode, Fault> 
         }
         predecessor = Some(before);
     }
-    let made = init::init(&config, predecessor)?;
+    let made = init::init(&config, ceremony.as_ref(), predecessor)?;
+    let ceremony = match made.rehearsal {
+        None => "none: the genesis says so",
+        Some(true) => "a REHEARSAL: the genesis says so",
+        Some(false) => "verified, and named in the genesis",
+    };
     say(&format!(
-        "Made the ledger of {}.\n\n  ledger       {}\n  public key   {}\n  key id       {}\n  token        {}\n  genesis      {}\n\n\
+        "Made the ledger of {}.\n\n  ledger       {}\n  public key   {}\n  key id       {}\n  token        {}\n  ceremony     {}\n  genesis      {}\n\n\
          Give the public key and the genesis hash to whoever is to verify this ledger,\n\
          by a way of your own: an auditor must not have to take them from this machine.\n\
          Then run `attestd serve`.\n",
@@ -155,6 +166,7 @@ fn make(config: &Path, successor: Option<Successor>) -> Result<ExitCode, Fault> 
         made.public_key.display(),
         made.key,
         made.token,
+        ceremony,
         made.genesis
     ));
     Ok(ExitCode::SUCCESS)

@@ -92,6 +92,11 @@ pub enum Command {
     Bench(Bench),
     /// The latch that keeps a PIN which the token refused from being tried again.
     Pin(Pin),
+    /// Make the ledger's key before witnesses, or check that it was made so.
+    ///
+    /// Neither needs a daemon. docs/ceremony.md is the runbook.
+    #[command(subcommand)]
+    Ceremony(Ceremony),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -580,6 +585,50 @@ pub enum Mode {
     Single,
     /// Batches.
     Batch,
+}
+
+/// `attestctl ceremony`
+#[derive(Debug, Subcommand)]
+pub enum Ceremony {
+    /// Make the key on the token, as a reviewed plan says, and write down every step.
+    ///
+    /// Ends with 0 when the key is made and every witness who signs here has signed. Whoever signs by
+    /// hand does so afterwards.
+    Run(CeremonyRun),
+    /// Check what a ceremony left behind, offline.
+    Verify(CeremonyVerify),
+}
+
+/// `attestctl ceremony run`
+#[derive(Debug, Args)]
+pub struct CeremonyRun {
+    /// The plan, a TOML file.
+    pub plan: PathBuf,
+    /// A new or empty directory for the record; by default the plan's path with the ending `.ceremony`.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Say what the plan means, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Ask nobody whether to begin, nor whether the fingerprint was read aloud.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `attestctl ceremony verify`
+#[derive(Debug, Args)]
+pub struct CeremonyVerify {
+    /// The directory that the ceremony left.
+    pub dir: PathBuf,
+    /// The public key that it must be of, a PEM file that comes from elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Be content with a rehearsal; without this it ends with 1.
+    #[arg(long)]
+    pub rehearsal: bool,
+    /// Print the verdict as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A parser for the path of the socket. `ATTESTD_SOCKET=` is as good as none.

@@ -20,6 +20,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something that was received does not hold.
     Check(String),
+    /// A ceremony that ended before its end, and what is to be done with what is left of it.
+    Ceremony { what: String, advice: String },
     /// Standard output is gone.
     Output(io::Error),
 }
@@ -56,7 +58,7 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Check(_) => 1,
+            Failure::Check(_) | Failure::Ceremony { .. } => 1,
             Failure::Local { .. } | Failure::Usage(_) | Failure::Output(_) => 2,
             Failure::Daemon { source, .. } => match source {
                 ClientError::Refused(_) => 1,
@@ -79,13 +81,17 @@ impl Failure {
                 _ => format!("couldn't {doing}: {source}"),
             },
             Failure::Local { doing, source } => format!("couldn't {doing}: {}", plain(source)),
-            Failure::Usage(what) | Failure::Check(what) => what.clone(),
+            Failure::Usage(what) | Failure::Check(what) | Failure::Ceremony { what, .. } => what.clone(),
             Failure::Output(source) => format!("couldn't write to standard output: {}", plain(source)),
         }
     }
 
     fn remedy(&self) -> Option<String> {
-        let Failure::Daemon { source, .. } = self else { return None };
+        let source = match self {
+            Failure::Daemon { source, .. } => source,
+            Failure::Ceremony { advice, .. } => return Some(advice.clone()),
+            _ => return None,
+        };
         match source {
             ClientError::Unreachable { socket, source } => Some(reach(socket, source)),
             ClientError::Refused(problem) | ClientError::Unavailable(problem) => remedy(problem),

@@ -18,6 +18,7 @@ use crate::client::{Client, ClientError};
 mod append;
 mod approve;
 mod bench;
+mod ceremony;
 pub mod cli;
 mod export;
 mod failure;
@@ -93,6 +94,8 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,
         cli::Command::Pin(cli::Pin { command: cli::PinCommand::Clear { config } }) => pin::clear(config),
+        cli::Command::Ceremony(cli::Ceremony::Run(args)) => ceremony::run(args),
+        cli::Command::Ceremony(cli::Ceremony::Verify(args)) => ceremony::check(args),
         cli::Command::Completions { shell } => {
             pages::completions(cli::Cli::command(), *shell, &mut io::stdout().lock())?;
             Ok(Outcome::Done)

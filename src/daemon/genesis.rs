@@ -58,7 +58,7 @@ impl Genesis {
     }
 }
 
-/// The canonical payload of entry 0; `predecessor` is canonical, too.
+/// The canonical payload of entry 0; `ceremony` and `predecessor` are canonical, too.
 #[must_use]
 pub fn payload(
     origin: &str,
@@ -66,12 +66,14 @@ pub fn payload(
     token: &Identity,
     attributes: &KeyAttributes,
     mode: &str,
+    ceremony: Option<&str>,
     predecessor: Option<&str>,
 ) -> String {
     debug_assert!(is_origin(origin));
     let flag = |flag: Option<bool>| flag.map_or("null", |flag| if flag { "true" } else { "false" });
     format!(
-        r#"{{"ceremony":null,"key_attributes":{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}},"key_id":"{}","origin":{},"predecessor":{},"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{}}}"#,
+        r#"{{"ceremony":{},"key_attributes":{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}},"key_id":"{}","origin":{},"predecessor":{},"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{}}}"#,
+        ceremony.unwrap_or("null"),
         flag(attributes.always_sensitive),
         flag(attributes.extractable),
         flag(attributes.local),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::anchors::{Planted, off_token, on_token};
+use super::ceremony::Ceremony;
 use super::successor::Predecessor;
 use super::{Fault, genesis, host, io, token_options};
 use crate::config::Config;
@@ -34,20 +35,27 @@ pub struct Made {
     pub token: Identity,
     /// `entry_hash` of the genesis, which auditors should know from elsewhere.
     pub genesis: Digest,
+    /// Whether the key is one of a rehearsal; `None` where it is of no ceremony.
+    pub rehearsal: Option<bool>,
 }
 
 /// What of another ledger was reserved and never signed, beside the ledger that follows it.
 const UNSEALED: &str = "unsealed.jsonl";
 
 /// Makes the ledger that `config` describes, with its entry 0 and its anchors, and the public key
-/// beside it. It follows `predecessor` where there is one.
+/// beside it. It follows `predecessor` where there is one. Its key must be that of `ceremony`, where
+/// there was one.
 ///
 /// The ledger is made under another name and appears whole. After an error there is none, except
 /// when only the public key could not be written, which any start mends.
 ///
 /// # Errors
 /// When anything exists already, or the key can't be used.
-pub fn init(config: &Config, mut predecessor: Option<Predecessor>) -> Result<Made, Fault> {
+pub fn init(
+    config: &Config,
+    ceremony: Option<&Ceremony>,
+    mut predecessor: Option<Predecessor>,
+) -> Result<Made, Fault> {
     let ledger = &config.ledger.path;
     // SQLite would take a WAL that another ledger left behind for this one's.
     let wal = beside(ledger, "-wal");
@@ -59,12 +67,17 @@ pub fn init(config: &Config, mut predecessor: Option<Predecessor>) -> Result<Mad
             return Err(Fault::Exists(path.clone()));
         }
     }
-    let options = token_options(config, None)?;
+    // The token of the ceremony, before the PIN is shown to another.
+    let options = token_options(config, ceremony.map(Ceremony::token))?;
     let mut token = Token::open(&options)?;
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();
     let identity = token.identity().clone();
     let attributes = *token.key_attributes();
+    if let Some(ceremony) = ceremony {
+        ceremony.check(&config.origin, &key, &identity)?;
+    }
+    // Once it is open, it is the token that it must be.
     let keeper = Arc::new(Keeper::new(options, key.clone(), &config.origin));
     let pool = keeper.take(token)?;
     let anchors = [off_token(config), on_token(config, &keeper)].concat();
@@ -78,6 +91,7 @@ pub fn init(config: &Config, mut predecessor: Option<Predecessor>) -> Result<Mad
         &identity,
         &attributes,
         mode_of(config.signing.algorithm()),
+        ceremony.map(Ceremony::member).as_deref(),
         predecessor.as_ref().map(Predecessor::member).as_deref(),
     );
 
@@ -135,6 +149,7 @@ pub fn init(config: &Config, mut predecessor: Option<Predecessor>) -> Result<Mad
         key: key.id(),
         token: identity,
         genesis,
+        rehearsal: ceremony.map(Ceremony::is_rehearsal),
     })
 }
 

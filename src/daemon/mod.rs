@@ -4,9 +4,10 @@
 //! [`init`] makes a ledger, [`serve`] runs one, [`offline`] exports and verifies one without token,
 //! PIN or daemon, so that evidence is never stranded. [`genesis`] is what the first entry says,
 //! [`governing`] puts rules in force,
-//! [`successor`] says what a genesis says of a ledger before. [`anchors`] are what shows that a ledger was rolled back.
+//! [`successor`] says what a genesis says of a ledger before, [`ceremony`] what of the making of its key. [`anchors`] are what shows that a ledger was rolled back.
 
 pub mod anchors;
+pub mod ceremony;
 mod context;
 pub mod genesis;
 pub mod governing;
@@ -81,6 +82,16 @@ pub enum Fault {
         "a successor has an origin of its own, which the configuration says too: it says {config}, --origin is {asked}, and the ledger before has {before}"
     )]
     SuccessorOrigin { config: String, asked: String, before: String },
+    #[error("couldn't judge the ceremony: {0}")]
+    CeremonyRecord(#[from] crate::ceremony::RecordError),
+    #[error("the ceremony does not hold: {} ({})", .0.detail, .0.code)]
+    Ceremony(Box<crate::ceremony::Fault>),
+    #[error("the ceremony was for the origin {ceremony}, the configuration says {config}")]
+    CeremonyOrigin { ceremony: String, config: String },
+    #[error("the ceremony made key {expected}, the token has key {found}")]
+    CeremonyKey { expected: String, found: KeyId },
+    #[error("the ceremony was a rehearsal, and this token is none to rehearse on")]
+    OnlyRehearsed,
     #[error("the token: {0}")]
     Token(#[from] TokenError),
     #[error("the token: {0}")]
@@ -130,6 +141,11 @@ impl Fault {
             }
             Fault::Bind(BindError::NotASocket(_) | BindError::UnknownGroup(_)) => OPERATOR_NEEDED,
             Fault::Exists(_)
+            | Fault::CeremonyRecord(_)
+            | Fault::Ceremony(_)
+            | Fault::CeremonyOrigin { .. }
+            | Fault::CeremonyKey { .. }
+            | Fault::OnlyRehearsed
             | Fault::Anchor(_)
             | Fault::AnchorAccess(_)
             | Fault::AnchorTaken(_)
@@ -170,6 +186,13 @@ impl Fault {
                 "if {} is of no use any more, move it away yourself; to run the ledger that is there, use `attestd serve`",
                 path.display()
             ),
+            Fault::Ceremony(_) => {
+                "`attestctl ceremony verify DIR` says all of it; a key whose making is in doubt is no key to begin with".into()
+            }
+            Fault::CeremonyOrigin { .. } | Fault::CeremonyKey { .. } => {
+                "check `origin` and `token.uri`, and that DIR is the record of this key".into()
+            }
+            Fault::OnlyRehearsed => "hold the ceremony itself, with `rehearsal = false` and a new key".into(),
             Fault::OtherOrigin { .. } => "set `origin` as the ledger has it, or `ledger.path` to the other ledger".into(),
             Fault::OtherKey { .. } | Fault::OtherReservation { .. } => {
                 "connect the token that holds the ledger's key, and check token.uri".into()
@@ -218,6 +241,7 @@ impl Fault {
             | Fault::Uri(_)
             | Fault::NoPin
             | Fault::Genesis { .. }
+            | Fault::CeremonyRecord(_)
             | Fault::AnchorAccess(_)
             | Fault::NothingMissing
             | Fault::ContextTooLarge

@@ -6,6 +6,7 @@
 //!
 //! PKCS#11 has no time-outs. A call into the library that hangs, hangs its thread.
 
+mod ceremony;
 mod data;
 mod keeper;
 mod latch;
@@ -13,6 +14,7 @@ mod object;
 mod pin;
 mod pool;
 mod session;
+mod terminal;
 mod uri;
 
 use std::fmt;
@@ -25,6 +27,7 @@ use cryptoki::slot::TokenInfo;
 use crate::ledger::key::{KeyId, PublicKey, Signable, Signature};
 use session::{Connection, Seat};
 
+pub use ceremony::{FactoryPinTried, Workbench};
 pub use data::ObjectError;
 pub use keeper::Keeper;
 pub use latch::{Latch, LatchError, Latched};

@@ -8,7 +8,7 @@ use super::{KeyAttributes, TokenError, TokenUri, call};
 use crate::ledger::key::PublicKey;
 
 /// DER of the object identifier 1.2.840.10045.3.1.7, the curve P-256 (RFC 5480 §2.1.1.1).
-const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+pub(super) const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 /// Finds the one EC private key that `uri` names, and its public key.
 pub(super) fn find_key(session: &Session, uri: &TokenUri) -> Result<(ObjectHandle, PublicKey), TokenError> {
@@ -101,11 +101,18 @@ pub(super) fn key_attributes(session: &Session, key: ObjectHandle) -> KeyAttribu
 
 /// One yes-or-no attribute, or `None`. Each is asked for alone: some modules answer none of a
 /// list when one of it is unknown to them.
-fn flag(session: &Session, object: ObjectHandle, attribute: AttributeType) -> Option<bool> {
+pub(super) fn flag(session: &Session, object: ObjectHandle, attribute: AttributeType) -> Option<bool> {
     let read: Result<_, Error> = session.get_attributes(object, &[attribute]);
     read.ok()?.into_iter().find_map(|attribute| match attribute {
         Attribute::Sensitive(yes)
         | Attribute::AlwaysSensitive(yes)
+        | Attribute::Decrypt(yes)
+        | Attribute::Derive(yes)
+        | Attribute::Private(yes)
+        | Attribute::Sign(yes)
+        | Attribute::SignRecover(yes)
+        | Attribute::Token(yes)
+        | Attribute::Unwrap(yes)
         | Attribute::Extractable(yes)
         | Attribute::NeverExtractable(yes)
         | Attribute::Local(yes)

@@ -1,6 +1,6 @@
 //! Where the PIN comes from. It is read anew for each login, handed over once and wiped.
 //!
-//! It is never kept, and never comes from a command line, the environment or the configuration's
+//! Besides, somebody can be asked for it, see [`super::terminal`]. It is never kept, and never comes from a command line, the environment or the configuration's
 //! text, all of which other programs can read.
 
 use std::fs::File;
@@ -22,6 +22,8 @@ pub enum PinSource {
     Credential(String),
     /// A file that belongs to root or to the daemon's user, readable by its owner alone.
     File(PathBuf),
+    /// Somebody at this process's terminal, who is asked each time.
+    Terminal,
 }
 
 /// Why there is no PIN.
@@ -67,6 +69,9 @@ pub enum PinError {
     /// Nothing in it, save perhaps a line feed.
     #[error("the PIN file {} is empty", .0.display())]
     Empty(PathBuf),
+    /// Nobody could be asked, or nobody answered.
+    #[error("couldn't ask for the PIN on the terminal: {0}")]
+    Terminal(io::Error),
     /// More than a PIN can be.
     #[error("the PIN file {} holds more than {PIN_MAX} bytes, which is no PIN", .0.display())]
     TooLong(PathBuf),
@@ -84,6 +89,9 @@ impl PinSource {
                 let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
                     .ok_or_else(|| PinError::NoCredentials(name.clone()))?;
                 read_pin(&Path::new(&directory).join(name), false)
+            }
+            PinSource::Terminal => {
+                super::terminal::ask("PIN of the token: ", PIN_MAX).map_err(PinError::Terminal)
             }
         }
     }

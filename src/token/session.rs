@@ -24,13 +24,13 @@ use crate::ledger::key::{PublicKey, Signable, Signature};
 
 /// The token that the URI names, in a library that was initialised for it.
 pub(super) struct Connection {
-    library: Library,
-    slot: Slot,
+    pub(super) library: Library,
+    pub(super) slot: Slot,
     pub(super) uri: TokenUri,
     pub(super) identity: Identity,
     pub(super) description: String,
     pub(super) max_sessions: Option<u64>,
-    pin: PinSource,
+    pub(super) pin: PinSource,
     latch: Option<Latch>,
     /// Held during a login. Once a PIN was refused it says so for good: a few more tries lock a
     /// real token.
@@ -120,7 +120,7 @@ impl Connection {
 }
 
 /// An initialised library, finalized on drop.
-struct Library(Pkcs11);
+pub(super) struct Library(pub(super) Pkcs11);
 
 impl Library {
     fn initialise(options: &TokenOptions) -> Result<Self, TokenError> {
@@ -266,7 +266,7 @@ fn check_flags(info: &TokenInfo) -> Result<(), TokenError> {
     }
 }
 
-fn is_pin_refusal(code: RvError) -> bool {
+pub(super) fn is_pin_refusal(code: RvError) -> bool {
     use RvError::{PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked};
     matches!(code, PinIncorrect | PinInvalid | PinLenRange | PinExpired | PinLocked)
 }
