@@ -95,7 +95,7 @@ impl Connection {
         check_identity(&Identity::of(&info), &Expected { serial, model })?;
         check_flags(&info)?;
         let pin = self.pin.read()?;
-        match session.login_with_raw(UserType::User, &pin) {
+        match session.login_with_raw(UserType::User, &pin.secret) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(Error::Pkcs11(code, _)) if is_pin_refusal(code) => {
                 *refused = Some(code);
