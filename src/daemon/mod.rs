@@ -5,14 +5,18 @@
 //! PIN or daemon, so that evidence is never stranded. [`genesis`] is what the first entry says,
 //! [`governing`] puts rules in force,
 //! [`successor`] says what a genesis says of a ledger before. [`anchors`] are what shows that a ledger was rolled back.
+//! [`notify`] tells the service manager, [`hygiene`] keeps secrets out of core dumps.
 
 pub mod anchors;
 pub mod genesis;
 pub mod governing;
+pub mod hygiene;
 pub mod init;
+pub mod notify;
 pub mod offline;
 pub mod serve;
 pub mod successor;
+mod watchdog;
 
 use std::path::PathBuf;
 
@@ -117,7 +121,9 @@ impl Fault {
             Fault::Store(error) | Fault::Index(IndexError::Store(error)) if needs_operator(error) => {
                 OPERATOR_NEEDED
             }
-            Fault::Bind(BindError::NotASocket(_) | BindError::UnknownGroup(_)) => OPERATOR_NEEDED,
+            Fault::Bind(BindError::NotASocket(_) | BindError::UnknownGroup(_) | BindError::Passed(_)) => {
+                OPERATOR_NEEDED
+            }
             Fault::Exists(_)
             | Fault::Anchor(_)
             | Fault::AnchorAccess(_)
@@ -199,6 +205,9 @@ impl Fault {
             ),
             Fault::Bind(BindError::UnknownGroup(_)) => {
                 "make the group, or set `server.socket_group` to one that there is".into()
+            }
+            Fault::Bind(BindError::Passed(_)) => {
+                "compare attestd.socket with the one that came with this version (`systemctl cat attestd.socket`)".into()
             }
             // These say themselves what is wanted, or nothing is known that always helps.
             Fault::Config(_)

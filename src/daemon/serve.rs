@@ -13,7 +13,9 @@ use tokio::sync::oneshot;
 use super::anchors::Checked;
 use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
+use super::notify::Notifier;
 use super::offline::{lines, read_genesis};
+use super::watchdog::{self, Watchdog};
 use super::{Fault, anchors, governing, host, io, token_options};
 use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
@@ -33,7 +35,7 @@ use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
 use crate::sequencer::{Event, MODE_CHANGE, Outcome, Sequencer, Setup, now};
 use crate::server::budget::Budget;
-use crate::server::listener::{self, Connections, Limits};
+use crate::server::listener::{self, Connections, Limits, Passed};
 use crate::server::routes;
 use crate::server::service::{Parts, Service};
 use crate::server::tree;
@@ -83,7 +85,8 @@ pub(super) enum Absent {
 
 /// Opens the ledger to extend it, where it and its anchors hold. What is refused without the token is
 /// refused before the token is touched; what an anchor says, before anything is signed.
-pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
+/// `progress` hears of what may take minutes.
+pub(super) fn open(config: &Config, absent: Absent, progress: &dyn Fn(&str)) -> Result<Opened, Fault> {
     let refuse = |anchors: &[Checked]| {
         let missing = anchors.iter().find(|checked| checked.entries.is_none());
         match missing.filter(|_| absent == Absent::Refused) {
@@ -98,6 +101,7 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
         return Err(Fault::NoLedger(ledger.clone()));
     }
     let mut store = Store::open(ledger, &mut |done, of| {
+        progress(&format!("building the tree of the ledger, once: {done} of {of} entries"));
         if done.is_multiple_of(1 << 18) || done == of {
             tracing::info!(done, of, "building the tree, once");
         }
@@ -111,7 +115,10 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
         return Err(Fault::OtherOrigin { ledger: genesis.origin, config: config.origin.clone() });
     }
     let open_index = || {
-        Index::open(&config.ledger.index, &reader, |indexed| tracing::info!(indexed, "building the index"))
+        Index::open(&config.ledger.index, &reader, |indexed| {
+            progress(&format!("building the index: {indexed} entries"));
+            tracing::info!(indexed, "building the index");
+        })
     };
     let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
     let mut index = match open_index() {
@@ -127,6 +134,7 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
     let mut anchors = anchors::check(anchors::off_token(config), anchored)?;
     refuse(&anchors)?;
     let mut unfinished = store.unfinished(reader.head()?)?;
+    progress("unlocking the key on the token");
     let (pool, token) = unlock(config, &genesis)?;
     anchors.extend(anchors::check(anchors::on_token(config, &pool), anchored)?);
     refuse(&anchors)?;
@@ -141,13 +149,16 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
     Ok(Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, algorithm })
 }
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is told to stop. `notifier` hears how it is.
 ///
 /// # Errors
 /// When it can't start, or had to stop because of a fault.
-pub fn serve(config: &Config) -> Result<(), Fault> {
+pub fn serve(config: &Config, notifier: Arc<Notifier>) -> Result<(), Fault> {
+    // Before there is any thread, as it wants.
+    let passed = Passed::take()?;
+    notifier.starting("checking the ledger");
     let Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, .. } =
-        open(config, Absent::Refused)?;
+        open(config, Absent::Refused, &|doing| notifier.starting(doing))?;
     let head = reader.head()?;
     let governor = governing::governor_at(&reader, &index, head.next)?;
     if config.ledger.public_key.symlink_metadata().is_err() {
@@ -167,12 +178,15 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
     let index = Arc::new(index);
     runtime.block_on(run(
         config,
-        Started { store, genesis, pool, token, anchors, index, governor, head, tree, boot },
+        notifier,
+        passed,
+        Started { store, reader, genesis, pool, token, anchors, index, governor, head, tree, boot },
     ))
 }
 
 struct Started {
     store: Store,
+    reader: Reader,
     genesis: Genesis,
     pool: Arc<Pool>,
     token: Identity,
@@ -195,15 +209,31 @@ struct TreeState {
 /// An entry of the daemon's own: type, category, action and canonical payload.
 type Own = (EventType, EventCategory, &'static str, String);
 
-async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, pool, token, anchors, index, governor, head, tree, boot } = started;
+async fn run(
+    config: &Config,
+    notifier: Arc<Notifier>,
+    passed: Option<Passed>,
+    started: Started,
+) -> Result<(), Fault> {
+    let Started { store, reader, genesis, pool, token, anchors, index, governor, head, tree, boot } = started;
     let genesis = Arc::new(genesis);
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
     // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
     // that connect already are heard once it is sealed.
     let rules = governing::read(config)?;
-    let (socket, access) = listener::bind(&config.server)?;
+    // A socket that was passed is not ours to remove.
+    let (path, is_own) = match &passed {
+        Some(passed) => (passed.path().to_owned(), false),
+        None => (config.server.socket.clone(), true),
+    };
+    if path != config.server.socket {
+        tracing::warn!(passed = %path.display(), configured = %config.server.socket.display(), "another socket was passed than `server.socket`");
+    }
+    let (socket, access) = match passed {
+        Some(passed) => passed.listen()?,
+        None => listener::bind(&config.server)?,
+    };
     let (fault_sender, mut fault) = oneshot::channel();
     let sequencer = Sequencer::start(Setup {
         origin: genesis.origin.clone(),
@@ -274,7 +304,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         ledger: config.ledger.path.clone(),
         key: genesis.key.clone(),
         token,
-        pool,
+        pool: pool.clone(),
         anchors: gauges,
         policy,
         sequencer: sequencer.clone(),
@@ -301,17 +331,25 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     });
     let mut hangup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
     let reloading = tokio::spawn({
-        let (config, sequencer) = (config.clone(), sequencer.clone());
+        let (config, sequencer, notifier) = (config.clone(), sequencer.clone(), notifier.clone());
         async move {
             while hangup.recv().await.is_some() {
                 tracing::info!("reading the rules again");
+                notifier.reloading();
                 let applied = match governing::read(&config) {
                     Ok(Some(rules)) => governing::apply(&sequencer, &config.rules.file, rules).await,
                     Ok(None) => Ok(()),
                     Err(fault) => Err(fault),
                 };
-                if let Err(fault) = applied {
-                    tracing::error!(%fault, "the rules in force stay");
+                match applied {
+                    Ok(()) => {
+                        let count = sequencer.gauges().committed.load(Ordering::Relaxed);
+                        notifier.ready(&watchdog::taking_entries(count));
+                    }
+                    Err(fault) => {
+                        tracing::error!(%fault, "the rules in force stay");
+                        notifier.ready(&format!("taking entries; the rules in force stay: {fault}"));
+                    }
                 }
             }
         }
@@ -320,7 +358,14 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?,
         signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?,
     );
-    tracing::info!(socket = %config.server.socket.display(), entries = head.next.0, "ready");
+    let count = sequencer.gauges().committed.load(Ordering::Relaxed);
+    tracing::info!(socket = %path.display(), entries = head.next.0, "ready");
+    notifier.ready(&watchdog::taking_entries(count));
+    let watched = notifier.watchdog().map(|limit| {
+        let (notifier, sequencer) = (notifier.clone(), sequencer.clone());
+        let watchdog = Watchdog { notifier, origin: genesis.origin.clone(), pool, sequencer };
+        tokio::spawn(watchdog.run(reader, limit))
+    });
     let mut reason = "SIGTERM";
     let shutdown = async {
         tokio::select! {
@@ -329,19 +374,26 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
             _ = &mut fault => reason = "fault",
         }
         tracing::info!(reason, "stopping");
+        notifier.stopping("stopping: sealing what was taken");
         draining.send_replace(true);
     };
     let hash_programs = || sequencer.gauges().governor().standing().rules.uses_exe_hashes();
     let limits = Limits::from(&config.server);
     listener::serve(socket, routes::router(service), limits, connections, hash_programs, shutdown).await;
     reloading.abort();
+    if let Some(watched) = watched {
+        watched.abort();
+        let _ = watched.await;
+    }
     let _ = settled.await;
     sequencer.stop(reason).await;
     // The checkpoint of the SHUTDOWN entry is published, and goes into the anchors too.
     drop((stop_publishing, stop_anchors));
     let kept = kept.await;
     let _ = (wal.await, published.await);
-    let _ = std::fs::remove_file(&config.server.socket);
+    if is_own {
+        let _ = std::fs::remove_file(&path);
+    }
     if let Ok(Err(contradiction)) = kept {
         return Err(Fault::Anchor(contradiction));
     }
