@@ -4,6 +4,7 @@
 //! text, all of which other programs can read. While it is here its page is locked, so that it is not
 //! swapped out; what the token's module makes of it is the module's to protect.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -80,6 +81,12 @@ pub(super) struct Pin {
     // Before the memory is given back: what is not mapped any more cannot be unlocked.
     _locked: Option<LockGuard>,
     pub(super) secret: SecretBox<Vec<u8>>,
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pin")
+    }
 }
 
 impl Drop for Pin {
@@ -232,10 +239,24 @@ mod tests {
     }
 
     #[test]
+    fn its_page_is_locked_while_it_is_there() {
+        let locked = || {
+            let status = fs::read_to_string("/proc/self/status").expect("readable");
+            let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("there");
+            line.trim_end_matches("kB").trim().parse::<u64>().expect("a number")
+        };
+        let (_dir, path) = file(b"1234", 0o600);
+        let pin = PinSource::File(path).read().expect("a PIN");
+        // Other tests lock and unlock theirs meanwhile, but not this one's.
+        assert!(locked() >= 4, "{}", locked());
+        drop(pin);
+    }
+
+    #[test]
     fn the_pin_does_not_show_in_debug_output() {
         let (_dir, path) = file(b"98761234", 0o600);
         let source = PinSource::File(path);
         let pin = source.read().expect("a PIN");
-        assert!(!format!("{source:?} {:?}", pin.secret).contains("98761234"));
+        assert!(!format!("{source:?} {pin:?}").contains("98761234"));
     }
 }
