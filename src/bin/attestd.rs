@@ -176,9 +176,10 @@ fn reset(config: &Path, reason: &str) -> Result<ExitCode, Fault> {
 }
 
 fn run(config: &Path, log_level: Option<LogLevel>) -> Result<ExitCode, Fault> {
+    let config = Config::load(config);
+    start_log(log_level.or(config.as_ref().ok().map(|config| config.log_level)).unwrap_or_default());
     let notifier = Arc::new(Notifier::from_environment());
-    let served = Config::load(config).map_err(Fault::from).and_then(|config| {
-        start_log(log_level.unwrap_or(config.log_level));
+    let served = config.map_err(Fault::from).and_then(|config| {
         tracing::info!(version = attestd::VERSION_WITH_COMMIT, origin = config.origin, "starting");
         serve::serve(&config, notifier.clone())
     });
