@@ -184,7 +184,7 @@ fn the_watchdog_is_fed_while_the_token_signs_and_starves_when_it_hangs() {
     // Idle: it signs, to see whether it can.
     let before = common::shim_count(&count).0;
     let heard = manager.listens(Duration::from_secs(3));
-    assert!((5..=7).contains(&beats(&heard)), "{heard:?}");
+    assert!((5..=7).contains(&beats(&heard)), "{heard:?}\n{}", daemon.log());
     let after = common::shim_count(&count).0;
     assert!((5..=7).contains(&(after - before)), "{before} {after}");
     // What it signs is no entry and no checkpoint, and is kept nowhere.
