@@ -212,18 +212,19 @@ fn a_slow_token_with_much_to_sign_does_not_starve_the_watchdog() {
     let world = World::new();
     let path = world.dir().join("notify");
     let manager = Manager::at(&path);
-    inject(&world.shim_control(), "delay C_Sign 60ms serial");
+    // Slower than the looks of the watchdog, so that its probe comes to stand behind the entries.
+    inject(&world.shim_control(), "delay C_Sign 600ms serial");
     let daemon = watched(&world, Duration::from_secs(1), &path);
     manager.hears_of("READY=1");
-    // A commit of over three seconds, in which nothing is committed.
-    let lines = format!("{REQUEST}\n").repeat(60);
+    // A commit of nearly five seconds, in which nothing is committed.
+    let lines = format!("{REQUEST}\n").repeat(8);
     let heard = std::thread::scope(|scope| {
         let sent = scope.spawn(|| daemon.post("/v1/entries:batch", lines));
-        let heard = manager.listens(Duration::from_secs(3));
-        assert_eq!(sent.join().expect("sent").lines().len(), 60);
+        let heard = manager.listens(Duration::from_secs(4));
+        assert_eq!(sent.join().expect("sent").lines().len(), 8);
         heard
     });
-    assert!(beats(&heard) >= 4, "{heard:?}");
+    assert!(beats(&heard) >= 3, "{heard:?}");
     inject(&world.shim_control(), "");
     assert!(daemon.stop().success());
 }
