@@ -503,6 +503,13 @@ impl Sequencer {
         self.gauges.note.subscribe()
     }
 
+    /// Says that the token did not sign what somebody else asked for, so that it is brought back before an
+    /// entry needs it.
+    pub fn probe_failed(&self, error: SignError) {
+        // No job has this number. Fails only when it has stopped already.
+        let _ = self.messages.send(Message::Signed(0, Err(error)));
+    }
+
     /// Has the sequencer stop as it does on a fault of its own, without a SHUTDOWN entry.
     pub fn fail(&self, fault: String) {
         // Fails only when it has stopped already.
@@ -726,7 +733,9 @@ impl Thread {
     /// A job was not signed. What it was to sign is reserved and stays so; the token is given up, and
     /// brought back on a thread of its own.
     fn lose_token(&mut self, job: u64, error: &SignError) {
-        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.job == job) {
+        if job > 0
+            && let Some(flight) = self.flights.iter_mut().find(|flight| flight.job == job)
+        {
             flight.job = 0;
         }
         // Others sign with its sessions no more once this is dropped.

@@ -3,10 +3,12 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use attestd::config::{Config, DEFAULT_PATH, LogLevel};
 use attestd::daemon::{
-    Fault, anchors, ceremony::Ceremony, init, offline::Offline, serve, successor::Predecessor,
+    Fault, anchors, ceremony::Ceremony, hygiene, init, notify::Notifier, offline::Offline, serve,
+    successor::Predecessor,
 };
 use attestd::server::listener;
 use clap::{Args, Parser, Subcommand};
@@ -105,6 +107,9 @@ struct ConfigFile {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = hygiene::forbid_core_dumps() {
+        eprintln!("attestd: a crash may leave a core dump: {error}");
+    }
     let result = match Arguments::parse().command {
         Command::Init { config, ceremony, successor_of, origin, reason, old_anchor } => {
             let successor = successor_of.map(|ledger| Successor {
@@ -182,11 +187,19 @@ fn reset(config: &Path, reason: &str) -> Result<ExitCode, Fault> {
 }
 
 fn run(config: &Path, log_level: Option<LogLevel>) -> Result<ExitCode, Fault> {
-    let config = Config::load(config)?;
-    start_log(log_level.unwrap_or(config.log_level));
-    tracing::info!(version = attestd::VERSION_WITH_COMMIT, origin = config.origin, "starting");
-    serve::serve(&config)?;
-    Ok(ExitCode::SUCCESS)
+    let config = Config::load(config);
+    start_log(log_level.or(config.as_ref().ok().map(|config| config.log_level)).unwrap_or_default());
+    let notifier = Arc::new(Notifier::from_environment());
+    let served = config.map_err(Fault::from).and_then(|config| {
+        tracing::info!(version = attestd::VERSION_WITH_COMMIT, origin = config.origin, "starting");
+        serve::serve(&config, notifier.clone())
+    });
+    if let Err(fault) = &served {
+        // What `systemctl status` goes on showing when nothing runs any more.
+        let remedy = fault.remedy().map_or_else(String::new, |remedy| format!("; what to do: {remedy}"));
+        notifier.status(&format!("stopped: {fault}{remedy}"));
+    }
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 fn check(path: &Path) -> Result<ExitCode, Fault> {

@@ -145,7 +145,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
     if config.anchor.file.as_os_str().is_empty() && !config.anchor.token {
         return Err(Fault::NoAnchor);
     }
-    let opened = open(config, Absent::Given)?;
+    let opened = open(config, Absent::Given, &|_| {})?;
     let Opened {
         mut store, reader, index, genesis, mut edge, pool, token: _token, anchors, algorithm, ..
     } = opened;

@@ -4,17 +4,22 @@
 //! [`init`] makes a ledger, [`serve`] runs one, [`offline`] exports and verifies one without token,
 //! PIN or daemon, so that evidence is never stranded. [`genesis`] is what the first entry says,
 //! [`governing`] puts rules in force,
-//! [`successor`] says what a genesis says of a ledger before, [`ceremony`] what of the making of its key. [`anchors`] are what shows that a ledger was rolled back.
+//! [`successor`] says what a genesis says of a ledger before, [`ceremony`] what of the making of its
+//! key. [`anchors`] are what shows that a ledger was rolled back. [`notify`] tells the service manager,
+//! [`hygiene`] keeps secrets out of core dumps.
 
 pub mod anchors;
 pub mod ceremony;
 mod context;
 pub mod genesis;
 pub mod governing;
+pub mod hygiene;
 pub mod init;
+pub mod notify;
 pub mod offline;
 pub mod serve;
 pub mod successor;
+mod watchdog;
 
 use std::path::PathBuf;
 
@@ -139,7 +144,9 @@ impl Fault {
             Fault::Store(error) | Fault::Index(IndexError::Store(error)) if needs_operator(error) => {
                 OPERATOR_NEEDED
             }
-            Fault::Bind(BindError::NotASocket(_) | BindError::UnknownGroup(_)) => OPERATOR_NEEDED,
+            Fault::Bind(BindError::NotASocket(_) | BindError::UnknownGroup(_) | BindError::Passed(_)) => {
+                OPERATOR_NEEDED
+            }
             Fault::Exists(_)
             | Fault::CeremonyRecord(_)
             | Fault::Ceremony(_)
@@ -235,6 +242,9 @@ impl Fault {
             ),
             Fault::Bind(BindError::UnknownGroup(_)) => {
                 "make the group, or set `server.socket_group` to one that there is".into()
+            }
+            Fault::Bind(BindError::Passed(_)) => {
+                "compare attestd.socket with the one that came with this version (`systemctl cat attestd.socket`)".into()
             }
             // These say themselves what is wanted, or nothing is known that always helps.
             Fault::Config(_)

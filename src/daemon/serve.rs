@@ -2,7 +2,7 @@
 //! serve, and say so in a SHUTDOWN entry.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 use super::anchors::Checked;
 use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
+use super::notify::Notifier;
 use super::offline::{lines, read_genesis};
+use super::watchdog::{self, Watchdog};
 use super::{Fault, anchors, governing, host, io, token_options};
 use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
@@ -34,9 +36,9 @@ use crate::ledger::key::PublicKey;
 use crate::ledger::merkle::{NodeHash, TreeSize};
 use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
-use crate::sequencer::{Event, MODE_CHANGE, Outcome, Sequencer, Setup, chain, now};
+use crate::sequencer::{Event, Gauges, MODE_CHANGE, Outcome, Sequencer, Setup, chain, now};
 use crate::server::budget::Budget;
-use crate::server::listener::{self, Limits};
+use crate::server::listener::{self, Limits, Passed};
 use crate::server::routes;
 use crate::server::service::{Parts, Service};
 use crate::server::tree;
@@ -111,23 +113,31 @@ struct Found {
 
 /// Opens the ledger to extend it, where it and its anchors hold. What is refused without the token is
 /// refused before the token is touched; what an anchor says, before anything is signed.
-pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
-    let found = find(config, absent)?;
+/// `progress` hears of what may take minutes.
+pub(super) fn open(config: &Config, absent: Absent, progress: Progress<'_>) -> Result<Opened, Fault> {
+    let found = find(config, absent, progress)?;
     let keeper = Arc::new(keeper(config, &found.genesis)?);
     let pool = keeper.open()?;
-    finish(config, absent, found, &pool, keeper)
+    finish(config, absent, found, &pool, keeper, progress)
 }
 
-fn open_index(config: &Config, reader: &Reader) -> Result<Index, IndexError> {
-    Index::open(&config.ledger.index, reader, |indexed| tracing::info!(indexed, "building the index"))
+/// Hears in words what is being done.
+type Progress<'a> = &'a dyn Fn(&str);
+
+fn open_index(config: &Config, reader: &Reader, progress: Progress<'_>) -> Result<Index, IndexError> {
+    Index::open(&config.ledger.index, reader, |indexed| {
+        progress(&format!("building the index: {indexed} entries"));
+        tracing::info!(indexed, "building the index");
+    })
 }
 
-fn find(config: &Config, absent: Absent) -> Result<Found, Fault> {
+fn find(config: &Config, absent: Absent, progress: Progress<'_>) -> Result<Found, Fault> {
     let ledger = &config.ledger.path;
     if ledger.symlink_metadata().is_err() {
         return Err(Fault::NoLedger(ledger.clone()));
     }
     let store = Store::open(ledger, &mut |done, of| {
+        progress(&format!("building the tree of the ledger, once: {done} of {of} entries"));
         if done.is_multiple_of(1 << 18) || done == of {
             tracing::info!(done, of, "building the tree, once");
         }
@@ -141,7 +151,7 @@ fn find(config: &Config, absent: Absent) -> Result<Found, Fault> {
         return Err(Fault::OtherOrigin { ledger: genesis.origin, config: config.origin.clone() });
     }
     let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
-    let index = match open_index(config, &reader) {
+    let index = match open_index(config, &reader, progress) {
         Ok(index) => index,
         Err(error) => {
             // An anchor knows more of what is gone than the index does.
@@ -163,6 +173,7 @@ fn finish(
     found: Found,
     pool: &Arc<Pool>,
     token: Arc<Keeper>,
+    progress: Progress<'_>,
 ) -> Result<Opened, Fault> {
     let Found { mut store, reader, mut index, genesis, mut verified, mut edge, mut anchors } = found;
     let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
@@ -171,7 +182,7 @@ fn finish(
     while let Some(found) = store.unfinished(reader.head()?)? {
         sign_again(&mut store, &found, &mut edge, pool, &genesis.key)?;
         drop(index);
-        index = open_index(config, &reader)?;
+        index = open_index(config, &reader, progress)?;
         verified = check_tail(&reader, &index, &genesis)?;
     }
     let algorithm = Last::read(&reader, &reader.head()?)?.algorithm;
@@ -179,12 +190,45 @@ fn finish(
     Ok(Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, algorithm })
 }
 
-/// Runs the daemon until it is told to stop.
+/// Where clients connect.
+struct Bound {
+    socket: UnixListener,
+    access: Access,
+    path: PathBuf,
+    /// One that the service manager passed is not ours to remove.
+    is_own: bool,
+}
+
+impl Bound {
+    fn to(config: &config::Server, passed: Option<Passed>) -> Result<Self, Fault> {
+        let Some(passed) = passed else {
+            let (socket, access) = listener::bind(config)?;
+            return Ok(Bound { socket, access, path: config.socket.clone(), is_own: true });
+        };
+        let path = passed.path().to_owned();
+        if path != config.socket {
+            tracing::warn!(passed = %path.display(), configured = %config.socket.display(), "another socket was passed than `server.socket`");
+        }
+        let (socket, access) = passed.listen()?;
+        Ok(Bound { socket, access, path, is_own: false })
+    }
+
+    fn remove(&self) {
+        if self.is_own {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop. `notifier` hears how it is.
 ///
 /// # Errors
 /// When it can't start, or had to stop because of a fault.
-pub fn serve(config: &Config) -> Result<(), Fault> {
-    let found = find(config, Absent::Refused)?;
+pub fn serve(config: &Config, notifier: Arc<Notifier>) -> Result<(), Fault> {
+    // Before there is any thread, as it wants.
+    let passed = Passed::take()?;
+    notifier.starting("checking the ledger");
+    let found = find(config, Absent::Refused, &|doing| notifier.starting(doing))?;
     if config.ledger.public_key.symlink_metadata().is_err() {
         write_public_key(&config.ledger.public_key, &found.genesis.key.to_pem())?;
     }
@@ -195,85 +239,87 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(io("start the runtime"))?;
-    runtime.block_on(async {
-        let rules = governing::read(config)?;
-        let (found, bound) = match keeper.open() {
-            Ok(_) => (found, None),
-            Err(error) if error.needs_operator() => return Err(error.into()),
-            Err(error) => match wait(config, found, &keeper, error).await? {
-                Waited::Back(found, socket, access) => (*found, Some((socket, access))),
-                Waited::Stopped => return Ok(()),
-            },
-        };
-        let pool = keeper.pool().ok_or(SignError::Panicked)?;
-        let Opened { store, reader, index, genesis, verified, edge, token, anchors, .. } =
-            finish(config, Absent::Refused, found, &pool, keeper)?;
-        // The keeper is to be the only one that has it.
-        drop(pool);
-        let head = reader.head()?;
-        let governor = governing::governor_at(&reader, &index, head.next)?;
-        let last = Last::read(&reader, &head)?;
-        let boot = boot_entries(&head, verified, &last);
-        let noted = reader.newest_note()?.map_or(0, |note| note.checkpoint().root().size.leaves());
-        let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
-        let index = Arc::new(index);
-        // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
-        // that connect already are heard once it is sealed.
-        let (socket, access) = match bound {
-            Some(bound) => bound,
-            None => listener::bind(&config.server)?,
-        };
-        let started = Started {
-            store,
-            genesis,
-            token,
-            anchors,
-            index,
-            governor,
-            head,
-            tree,
-            boot,
-            rules,
-            socket,
-            access,
-        };
-        run(config, started).await
-    })
+    runtime.block_on(start(config, notifier, passed, found, keeper))
 }
 
-/// What came of waiting for a token that was not there at the start.
-enum Waited {
-    /// It is there. What was found, and the socket, go on.
-    Back(Box<Found>, UnixListener, Access),
-    /// The daemon was told to stop before.
-    Stopped,
+async fn start(
+    config: &Config,
+    notifier: Arc<Notifier>,
+    passed: Option<Passed>,
+    found: Found,
+    keeper: Arc<Keeper>,
+) -> Result<(), Fault> {
+    let (mut passed, rules) = (passed, governing::read(config)?);
+    notifier.starting("unlocking the key on the token");
+    let mut bound = None;
+    let found = match keeper.open() {
+        Ok(_) => found,
+        Err(error) if error.needs_operator() => return Err(error.into()),
+        Err(error) => {
+            let bound = bound.insert(Bound::to(&config.server, passed.take())?);
+            match wait(config, &notifier, found, &keeper, bound, error).await? {
+                Some(found) => *found,
+                None => {
+                    bound.remove();
+                    return Ok(());
+                }
+            }
+        }
+    };
+    let pool = keeper.pool().ok_or(SignError::Panicked)?;
+    let progress = |doing: &str| notifier.starting(doing);
+    let Opened { store, reader, index, genesis, verified, edge, token, anchors, .. } =
+        finish(config, Absent::Refused, found, &pool, keeper, &progress)?;
+    // The keeper is to be the only one that has it.
+    drop(pool);
+    let head = reader.head()?;
+    let governor = governing::governor_at(&reader, &index, head.next)?;
+    let last = Last::read(&reader, &head)?;
+    let boot = boot_entries(&head, verified, &last);
+    let noted = reader.newest_note()?.map_or(0, |note| note.checkpoint().root().size.leaves());
+    let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
+    let index = Arc::new(index);
+    // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
+    // that connect already are heard once it is sealed.
+    let bound = match bound {
+        Some(bound) => bound,
+        None => Bound::to(&config.server, passed)?,
+    };
+    let started =
+        Started { store, reader, genesis, token, anchors, index, governor, head, tree, boot, rules, bound };
+    run(config, notifier, started).await
 }
 
 /// Serves reads until the token is there, which was not there at the start. Nothing is written: the
-/// BOOT entry, too, takes the token.
+/// BOOT entry, too, takes the token. `None` where the daemon was told to stop before.
 async fn wait(
     config: &Config,
+    notifier: &Arc<Notifier>,
     found: Found,
     keeper: &Arc<Keeper>,
+    bound: &Bound,
     error: TokenError,
-) -> Result<Waited, Fault> {
+) -> Result<Option<Box<Found>>, Fault> {
     let why = chain(&error);
     tracing::warn!(%why, "the token is not there; serving reads until it is");
     let Found { store, reader, index, genesis, verified, edge, anchors } = found;
     let head = reader.head()?;
     let governor = governing::governor_at(&reader, &index, head.next)?;
     let algorithm = Last::read(&reader, &head)?.algorithm;
-    let (socket, access) = listener::bind(&config.server)?;
-    let kept = listener::again(&socket).map_err(io("keep the socket"))?;
+    let socket = listener::again(&bound.socket).map_err(io("keep the socket"))?;
     let sequencer = Arc::new(Sequencer::parked(head, governor, algorithm, why.clone()));
     let (sender, mut back) = oneshot::channel();
     let gauges = sequencer.gauges().clone();
+    // Reads are served, so who waits for the service goes on.
+    notifier.ready(&format!("reading only; the token is away: {why}"));
+    let told = notifier.clone();
     let mut heard = why;
     let failed = move |error: &TokenError| {
         let why = chain(error);
         if why != heard {
             tracing::warn!(%why, "the token is not there yet");
             gauges.set_away(Some(why.clone()));
+            told.status(&format!("reading only; the token is away: {why}"));
             heard = why;
         }
     };
@@ -283,9 +329,10 @@ async fn wait(
             let _ = sender.send(());
         })
         .map_err(io("wait for the token"))?;
+    let beating = tokio::spawn(beat(notifier.clone(), sequencer.gauges().clone()));
     let watching = tokio::spawn(watch_calls(keeper.clone(), hang_timeout(config)));
     let draining = tokio::sync::watch::Sender::new(false);
-    let parts = parts(config, &genesis, keeper, &sequencer, Arc::new(index), access, &draining);
+    let parts = parts(config, &genesis, keeper, &sequencer, Arc::new(index), bound.access, &draining);
     let connections = parts.connections.clone();
     let service = Arc::new(Service::new(parts));
     let (mut terminate, mut interrupt) = (
@@ -305,15 +352,25 @@ async fn wait(
     let limits = Limits::from(&config.server);
     listener::serve(socket, routes::router(service), limits, connections, hash_programs, shutdown).await;
     watching.abort();
+    beating.abort();
     if !is_back {
         keeper.close();
-        let _ = std::fs::remove_file(&config.server.socket);
+        notifier.stopping("stopping");
         tracing::info!("stopped before the token was there");
-        return Ok(Waited::Stopped);
+        return Ok(None);
     }
-    let index = open_index(config, &reader)?;
-    let found = Found { store, reader, index, genesis, verified, edge, anchors };
-    Ok(Waited::Back(Box::new(found), kept, access))
+    let index = open_index(config, &reader, &|doing| notifier.starting(doing))?;
+    Ok(Some(Box::new(Found { store, reader, index, genesis, verified, edge, anchors })))
+}
+
+/// Keeps the watchdog quiet while nothing can be tried.
+async fn beat(notifier: Arc<Notifier>, gauges: Arc<Gauges>) {
+    let Some(limit) = notifier.watchdog() else { return };
+    loop {
+        let why = gauges.token_away().unwrap_or_default();
+        notifier.alive(&format!("reading only; the token is away: {why}"));
+        tokio::time::sleep(limit / 2).await;
+    }
 }
 
 fn hang_timeout(config: &Config) -> Duration {
@@ -357,6 +414,7 @@ fn size(bytes: u64) -> usize {
 
 struct Started {
     store: Store,
+    reader: Reader,
     genesis: Genesis,
     token: Arc<Keeper>,
     anchors: Vec<Checked>,
@@ -366,8 +424,7 @@ struct Started {
     tree: TreeState,
     boot: Vec<Own>,
     rules: Option<Rules>,
-    socket: UnixListener,
-    access: Access,
+    bound: Bound,
 }
 
 struct TreeState {
@@ -381,8 +438,8 @@ struct TreeState {
 /// An entry of the daemon's own: type, category, action and canonical payload.
 type Own = (EventType, EventCategory, &'static str, String);
 
-async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, token, anchors, index, governor, head, tree, boot, rules, socket, access } =
+async fn run(config: &Config, notifier: Arc<Notifier>, started: Started) -> Result<(), Fault> {
+    let Started { store, reader, genesis, token, anchors, index, governor, head, tree, boot, rules, bound } =
         started;
     let genesis = Arc::new(genesis);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
@@ -454,7 +511,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         tracing::warn!(%error, "couldn't raise the limit of open files");
     }
     let draining = tokio::sync::watch::Sender::new(false);
-    let parts = parts(config, &genesis, &token, &sequencer, index, access, &draining);
+    let parts = parts(config, &genesis, &token, &sequencer, index, bound.access, &draining);
     let connections = parts.connections.clone();
     let service = Arc::new(Service::new(Parts { anchors: gauges, policy, ..parts }));
     let settled = tokio::spawn({
@@ -468,20 +525,28 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
             }
         }
     });
-    let watching = tokio::spawn(watch_calls(token, hang_timeout(config)));
+    let watching = tokio::spawn(watch_calls(token.clone(), hang_timeout(config)));
     let mut hangup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
     let reloading = tokio::spawn({
-        let (config, sequencer) = (config.clone(), sequencer.clone());
+        let (config, sequencer, notifier) = (config.clone(), sequencer.clone(), notifier.clone());
         async move {
             while hangup.recv().await.is_some() {
                 tracing::info!("reading the rules again");
+                notifier.reloading();
                 let applied = match governing::read(&config) {
                     Ok(Some(rules)) => governing::apply(&sequencer, &config.rules.file, rules).await,
                     Ok(None) => Ok(()),
                     Err(fault) => Err(fault),
                 };
-                if let Err(fault) = applied {
-                    tracing::error!(%fault, "the rules in force stay");
+                match applied {
+                    Ok(()) => {
+                        let count = sequencer.gauges().committed.load(Ordering::Relaxed);
+                        notifier.ready(&watchdog::taking_entries(count));
+                    }
+                    Err(fault) => {
+                        tracing::error!(%fault, "the rules in force stay");
+                        notifier.ready(&format!("taking entries; the rules in force stay: {fault}"));
+                    }
                 }
             }
         }
@@ -490,7 +555,13 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?,
         signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?,
     );
-    tracing::info!(socket = %config.server.socket.display(), entries = head.next.0, "ready");
+    let count = sequencer.gauges().committed.load(Ordering::Relaxed);
+    tracing::info!(socket = %bound.path.display(), entries = head.next.0, "ready");
+    notifier.ready(&watchdog::taking_entries(count));
+    let watched = notifier.watchdog().map(|limit| {
+        let (notifier, sequencer, origin) = (notifier.clone(), sequencer.clone(), genesis.origin.clone());
+        tokio::spawn(Watchdog { notifier, origin, token, sequencer }.run(reader, limit))
+    });
     let mut reason = "SIGTERM";
     let shutdown = async {
         tokio::select! {
@@ -499,20 +570,31 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
             _ = &mut fault => reason = "fault",
         }
         tracing::info!(reason, "stopping");
+        notifier.stopping("stopping: sealing what was taken");
         draining.send_replace(true);
     };
     let hash_programs = || sequencer.gauges().governor().standing().rules.uses_exe_hashes();
     let limits = Limits::from(&config.server);
+    let Bound { socket, path, is_own, .. } = bound;
+    let remove = move || {
+        if is_own {
+            let _ = std::fs::remove_file(&path);
+        }
+    };
     listener::serve(socket, routes::router(service), limits, connections, hash_programs, shutdown).await;
     reloading.abort();
     watching.abort();
+    if let Some(watched) = watched {
+        watched.abort();
+        let _ = watched.await;
+    }
     let _ = settled.await;
     sequencer.stop(reason).await;
     // The checkpoint of the SHUTDOWN entry is published, and goes into the anchors too.
     drop((stop_publishing, stop_anchors));
     let kept = kept.await;
     let _ = (wal.await, published.await);
-    let _ = std::fs::remove_file(&config.server.socket);
+    remove();
     if let Ok(Err(contradiction)) = kept {
         return Err(Fault::Anchor(contradiction));
     }

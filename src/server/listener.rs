@@ -9,15 +9,16 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as BlockingStream;
+use std::os::unix::net::{UnixListener as BlockingListener, UnixStream as BlockingStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use listenfd::ListenFd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, getsockopt, sockopt};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid};
 use tokio::net::{UnixListener, UnixStream};
@@ -55,6 +56,9 @@ pub enum BindError {
     /// `server.socket_group` names nobody.
     #[error("there is no group {0:?}, which server.socket_group names")]
     UnknownGroup(String),
+    /// The service manager passed something that we cannot serve.
+    #[error("the service manager passed {0}; one Unix stream socket with a path, that listens, is wanted")]
+    Passed(String),
     /// The system refused.
     #[error("couldn't {action} {}: {source}", path.display())]
     System {
@@ -107,6 +111,62 @@ pub fn bind(config: &config::Server) -> Result<(UnixListener, Access), BindError
 pub fn again(listener: &UnixListener) -> io::Result<UnixListener> {
     let socket = listener.as_fd().try_clone_to_owned()?;
     UnixListener::from_std(socket.into())
+}
+
+/// A socket that the service manager holds for the daemon, and made as *its* configuration says.
+#[derive(Debug)]
+pub struct Passed {
+    listener: BlockingListener,
+    path: PathBuf,
+}
+
+impl Passed {
+    /// Takes it, where `LISTEN_FDS` says that there is one. To be called before there are threads, for it
+    /// takes the variables out of the environment.
+    ///
+    /// # Errors
+    /// [`BindError::Passed`].
+    pub fn take() -> Result<Option<Self>, BindError> {
+        let wrong = |what: String| BindError::Passed(what);
+        let mut passed = ListenFd::from_env();
+        match passed.len() {
+            0 => return Ok(None),
+            1 => {}
+            count => return Err(wrong(format!("{count} sockets"))),
+        }
+        let taken = passed.take_unix_listener(0).map_err(|error| wrong(error.to_string()))?;
+        let Some(listener) = taken else { return Ok(None) };
+        if !getsockopt(&listener, sockopt::AcceptConn).is_ok_and(|listens| listens) {
+            return Err(wrong("a socket that does not listen".into()));
+        }
+        let address = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
+        let path = address.as_pathname().map(Path::to_owned);
+        // Without a file there is no mode that keeps anybody out.
+        let path = path.ok_or_else(|| wrong("a socket without a path".into()))?;
+        Ok(Some(Passed { listener, path }))
+    }
+
+    /// Where clients find it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// As [`bind`] does, on what is there already. Its file stays the service manager's.
+    ///
+    /// # Errors
+    /// [`BindError::System`].
+    pub fn listen(self) -> Result<(UnixListener, Access), BindError> {
+        let failed = |action| {
+            let path = self.path.clone();
+            move |source: io::Error| BindError::System { action, path, source }
+        };
+        let socket_gid = std::fs::symlink_metadata(&self.path).map_err(failed("look at"))?.gid();
+        self.listener.set_nonblocking(true).map_err(failed("listen on"))?;
+        let failed = failed("listen on");
+        let listener = UnixListener::from_std(self.listener).map_err(failed)?;
+        Ok((listener, Access { daemon_uid: Uid::effective().as_raw(), socket_gid }))
+    }
 }
 
 /// The group that is to own the socket; `None` for the daemon's own.

@@ -194,7 +194,7 @@ impl Workbench {
         if tried.is_ok() {
             session.logout().map_err(call("log out"))?;
         }
-        match session.login_with_raw(UserType::User, &right) {
+        match session.login_with_raw(UserType::User, &right.secret) {
             Ok(()) => {}
             Err(Error::Pkcs11(code, _)) if is_pin_refusal(code) => return Err(TokenError::PinRefused(code)),
             Err(error) => return Err(call("log in")(error)),

@@ -1,15 +1,20 @@
 //! Where the PIN comes from. It is read anew for each login, handed over once and wiped.
 //!
-//! Besides, somebody can be asked for it, see [`super::terminal`]. It is never kept, and never comes from a command line, the environment or the configuration's
-//! text, all of which other programs can read.
+//! Besides, somebody can be asked for it, see [`super::terminal`]. It is never kept, and never comes from
+//! a command line, the environment or the configuration's text, all of which other programs can read.
+//! While it is here its page is locked, so that it is not swapped out; what the token's module makes of
+//! it is the module's to protect.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use secrecy::SecretBox;
+use region::LockGuard;
+use secrecy::{ExposeSecretMut, SecretBox};
+use zeroize::Zeroize;
 
 /// The longest PIN taken, in bytes. PKCS#11 modules stop at 255 or well before.
 const PIN_MAX: usize = 256;
@@ -77,9 +82,29 @@ pub enum PinError {
     TooLong(PathBuf),
 }
 
+/// A PIN in memory that is not swapped out.
+pub(super) struct Pin {
+    // Before the memory is given back: what is not mapped any more cannot be unlocked.
+    _locked: Option<LockGuard>,
+    pub(super) secret: SecretBox<Vec<u8>>,
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pin")
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // Before its page is unlocked.
+        self.secret.expose_secret_mut().zeroize();
+    }
+}
+
 impl PinSource {
     /// Reads the PIN, without the one line feed that may end it. The bytes need not be UTF-8.
-    pub(super) fn read(&self) -> Result<SecretBox<Vec<u8>>, PinError> {
+    pub(super) fn read(&self) -> Result<Pin, PinError> {
         match self {
             PinSource::File(path) => read_pin(path, true),
             PinSource::Credential(name) => {
@@ -91,13 +116,16 @@ impl PinSource {
                 read_pin(&Path::new(&directory).join(name), false)
             }
             PinSource::Terminal => {
-                super::terminal::ask("PIN of the token: ", PIN_MAX).map_err(PinError::Terminal)
+                // It was typed into memory that is not locked; a program with a person before it is short.
+                let secret =
+                    super::terminal::ask("PIN of the token: ", PIN_MAX).map_err(PinError::Terminal)?;
+                Ok(Pin { _locked: None, secret })
             }
         }
     }
 }
 
-fn read_pin(path: &Path, check_access: bool) -> Result<SecretBox<Vec<u8>>, PinError> {
+fn read_pin(path: &Path, check_access: bool) -> Result<Pin, PinError> {
     let failed = |source| PinError::Read { path: path.to_owned(), source };
     // What was opened is judged, not what the path names by then. Without O_NONBLOCK a pipe
     // would hang us before it could be refused.
@@ -122,7 +150,12 @@ fn read_pin(path: &Path, check_access: bool) -> Result<SecretBox<Vec<u8>>, PinEr
     // moves and leaves a copy behind. `SecretBox` wipes the whole of it.
     const ROOM: usize = PIN_MAX + 2;
     let mut pin = SecretBox::new(Box::new(vec![0; ROOM]));
-    let bytes = secrecy::ExposeSecretMut::expose_secret_mut(&mut pin);
+    let bytes = pin.expose_secret_mut();
+    let locked = region::lock(bytes.as_ptr(), ROOM)
+        .inspect_err(
+            |error| tracing::warn!(%error, "couldn't lock the memory of the PIN; reading it all the same"),
+        )
+        .ok();
     let mut length = 0;
     while length < ROOM {
         match (&file).read(&mut bytes[length..]) {
@@ -138,7 +171,7 @@ fn read_pin(path: &Path, check_access: bool) -> Result<SecretBox<Vec<u8>>, PinEr
     }
     match bytes.len() {
         0 => Err(PinError::Empty(path.to_owned())),
-        1..=PIN_MAX => Ok(pin),
+        1..=PIN_MAX => Ok(Pin { secret: pin, _locked: locked }),
         _ => Err(PinError::TooLong(path.to_owned())),
     }
 }
@@ -160,7 +193,7 @@ mod tests {
 
     fn read(content: &[u8], mode: u32) -> Result<Vec<u8>, PinError> {
         let (_dir, path) = file(content, mode);
-        PinSource::File(path).read().map(|pin| pin.expose_secret().clone())
+        PinSource::File(path).read().map(|pin| pin.secret.expose_secret().clone())
     }
 
     #[test]
@@ -214,7 +247,21 @@ mod tests {
     #[test]
     fn a_credential_is_read_from_its_folder_with_the_mode_that_systemd_gives() {
         let (_dir, path) = file(b"1234\n", 0o440);
-        assert_eq!(read_pin(&path, false).expect("a PIN").expose_secret(), b"1234");
+        assert_eq!(read_pin(&path, false).expect("a PIN").secret.expose_secret(), b"1234");
+    }
+
+    #[test]
+    fn its_page_is_locked_while_it_is_there() {
+        let locked = || {
+            let status = fs::read_to_string("/proc/self/status").expect("readable");
+            let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("there");
+            line.trim_end_matches("kB").trim().parse::<u64>().expect("a number")
+        };
+        let (_dir, path) = file(b"1234", 0o600);
+        let pin = PinSource::File(path).read().expect("a PIN");
+        // Other tests lock and unlock theirs meanwhile, but not this one's.
+        assert!(locked() >= 4, "{}", locked());
+        drop(pin);
     }
 
     #[test]

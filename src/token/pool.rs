@@ -79,8 +79,8 @@ impl Pool {
             let work = move || {
                 while let Some(task) = queue.next() {
                     match &*task {
-                        Task::Call(call) => call.help(&mut seat, &busy),
-                        Task::Bench(bench) => bench.help(&mut seat),
+                        Task::Call(call) => call.help(&mut seat, &busy, &queue.signed),
+                        Task::Bench(bench) => bench.help(&mut seat, &queue.signed),
                         Task::Errand(errand) => busy.during(|| errand.run(&seat)),
                     }
                 }
@@ -99,6 +99,13 @@ impl Pool {
     /// Since when each thread is in a call of the library.
     pub(super) fn busy(&self) -> &[Arc<Busy>] {
         &self.busy
+    }
+
+    /// How many signatures the token has made for [`Pool::sign`] and [`Pool::bench`]: while this grows,
+    /// it does not hang.
+    #[must_use]
+    pub fn signed(&self) -> u64 {
+        self.queue.signed.load(Ordering::Relaxed)
     }
 
     /// Signs all of `messages` on all sessions and then calls `done`, once, with the signatures in
@@ -229,6 +236,7 @@ impl Task {
 struct Queue {
     state: Mutex<QueueState>,
     changed: Condvar,
+    signed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -292,7 +300,7 @@ struct Call {
 
 impl Call {
     /// Signs messages until all are taken.
-    fn help(&self, seat: &mut Seat, busy: &Busy) {
+    fn help(&self, seat: &mut Seat, busy: &Busy, count: &AtomicU64) {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(message) = self.messages.get(index) else { return };
@@ -300,6 +308,7 @@ impl Call {
             let signed = busy.during(|| catch_unwind(AssertUnwindSafe(|| seat.sign(message))));
             match signed.unwrap_or(Err(SignError::Panicked)) {
                 Ok(signature) => {
+                    count.fetch_add(1, Ordering::Relaxed);
                     self.signatures[index].get_or_init(|| signature);
                     self.settle(1);
                 }
@@ -350,18 +359,18 @@ struct Run {
 }
 
 impl Bench {
-    fn help(&self, seat: &mut Seat) {
+    fn help(&self, seat: &mut Seat, count: &AtomicU64) {
         let number = self.joined.fetch_add(1, Ordering::Relaxed);
         if number >= self.sessions {
             return;
         }
         self.together.wait();
-        let run = catch_unwind(AssertUnwindSafe(|| self.measure(number, seat)));
+        let run = catch_unwind(AssertUnwindSafe(|| self.measure(number, seat, count)));
         // Nobody listens any more when another session has failed.
         let _ = self.report.send(run.unwrap_or(Err(SignError::Panicked)));
     }
 
-    fn measure(&self, number: usize, seat: &mut Seat) -> Result<Run, SignError> {
+    fn measure(&self, number: usize, seat: &mut Seat, count: &AtomicU64) -> Result<Run, SignError> {
         let mut nanoseconds = Vec::new();
         let start = Instant::now();
         loop {
@@ -369,6 +378,7 @@ impl Bench {
             let digest = Signable::purpose("bench", &self.origin, &rest).digest();
             let begun = Instant::now();
             seat.sign_digest(&digest)?;
+            count.fetch_add(1, Ordering::Relaxed);
             nanoseconds.push(begun.elapsed().as_nanos() as u64);
             let elapsed = start.elapsed();
             if elapsed >= self.duration {

@@ -101,7 +101,7 @@ impl Connection {
         let latch = self.latch.as_ref();
         latch.map_or(Ok(()), |latch| latch.begin(serial))?;
         // A crash from here on leaves the latch half closed: one more login is tried after it.
-        let answer = session.login_with_raw(UserType::User, &pin);
+        let answer = session.login_with_raw(UserType::User, &pin.secret);
         drop(pin);
         if let Err(Error::Pkcs11(code, _)) = answer
             && is_pin_refusal(code)
