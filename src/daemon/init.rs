@@ -20,7 +20,7 @@ use crate::ledger::key::KeyId;
 use crate::ledger::tile::Edge;
 use crate::sequencer::now;
 use crate::store::{Reservation, Reserved, Store, mode_of};
-use crate::token::{Identity, Keeper, Pool, SignError, Token};
+use crate::token::{Identity, Keeper, Pool, SignError, Token, TokenOptions};
 
 /// What was made.
 #[derive(Debug)]
@@ -68,7 +68,8 @@ pub fn init(
         }
     }
     // The token of the ceremony, before the PIN is shown to another.
-    let options = token_options(config, ceremony.map(Ceremony::token))?;
+    // Somebody is there who knows that the PIN was refused, and there is no ledger yet to keep a latch by.
+    let options = TokenOptions { latch: None, ..token_options(config, ceremony.map(Ceremony::token))? };
     let mut token = Token::open(&options)?;
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();

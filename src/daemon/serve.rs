@@ -329,7 +329,7 @@ async fn wait(
             let _ = sender.send(());
         })
         .map_err(io("wait for the token"))?;
-    let beating = tokio::spawn(beat(notifier.clone(), sequencer.gauges().clone()));
+    let beating = tokio::spawn(beat(notifier.clone(), sequencer.gauges().clone(), keeper.clone()));
     let watching = tokio::spawn(watch_calls(keeper.clone(), hang_timeout(config)));
     let draining = tokio::sync::watch::Sender::new(false);
     let parts = parts(config, &genesis, keeper, &sequencer, Arc::new(index), bound.access, &draining);
@@ -363,12 +363,14 @@ async fn wait(
     Ok(Some(Box::new(Found { store, reader, index, genesis, verified, edge, anchors })))
 }
 
-/// Keeps the watchdog quiet while nothing can be tried.
-async fn beat(notifier: Arc<Notifier>, gauges: Arc<Gauges>) {
+/// Keeps the watchdog quiet while nothing can be tried, unless the token's library hangs.
+async fn beat(notifier: Arc<Notifier>, gauges: Arc<Gauges>, keeper: Arc<Keeper>) {
     let Some(limit) = notifier.watchdog() else { return };
     loop {
-        let why = gauges.token_away().unwrap_or_default();
-        notifier.alive(&format!("reading only; the token is away: {why}"));
+        if keeper.longest_call().is_none_or(|elapsed| elapsed < limit / 2) {
+            let why = gauges.token_away().unwrap_or_default();
+            notifier.alive(&format!("reading only; the token is away: {why}"));
+        }
         tokio::time::sleep(limit / 2).await;
     }
 }

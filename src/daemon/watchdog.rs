@@ -40,8 +40,12 @@ impl Watchdog {
             beat.tick().await;
             let token = match self.token.pool() {
                 Some(pool) => self.token_signs(&pool, signed, period).await,
-                // It is being brought back. A call that hangs meanwhile ends the process by itself.
-                None => Ok(()),
+                // It is being brought back, and no call of that hangs.
+                None if self.token.longest_call().is_none_or(|elapsed| elapsed < period) => Ok(()),
+                None => {
+                    self.notifier.status("the token does not answer");
+                    continue;
+                }
             };
             signed = self.signed();
             // On a thread that may block: where it never comes back, nor do we.

@@ -17,7 +17,8 @@ use cryptoki::slot::{Limit, Slot, TokenInfo};
 
 use super::object::{find_key, key_attributes};
 use super::{
-    Expected, Identity, KeyAttributes, Latch, PinSource, SignError, TokenError, TokenOptions, TokenUri, call,
+    Expected, Identity, KeyAttributes, Latch, PinSource, SignError, TokenError, TokenOptions, TokenUri,
+    brief, call,
 };
 use crate::ledger::hash::Digest;
 use crate::ledger::key::{PublicKey, Signable, Signature};
@@ -119,6 +120,10 @@ impl Connection {
     }
 }
 
+/// How often a library is told to end, and how long it has between.
+const FINALIZE_TRIES: u32 = 5;
+const FINALIZE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// An initialised library, finalized on drop.
 pub(super) struct Library(pub(super) Pkcs11);
 
@@ -135,8 +140,14 @@ impl Library {
 
 impl Drop for Library {
     fn drop(&mut self) {
-        // Nothing could be done about an error: the library is not used again.
-        let _ = self.0.clone().finalize();
+        // A library that stays initialised could not be initialised afresh, so an error is not the end.
+        for _ in 0..FINALIZE_TRIES {
+            match self.0.clone().finalize() {
+                Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => return,
+                Err(error) => tracing::warn!(error = %brief(&error), "couldn't finalize the token's library"),
+            }
+            std::thread::sleep(FINALIZE_PAUSE);
+        }
     }
 }
 
@@ -274,10 +285,17 @@ pub(super) fn is_pin_refusal(code: RvError) -> bool {
 /// Whether the session, or what was found in it, is gone while the token may still be there.
 fn is_stale(code: RvError) -> bool {
     use RvError::{
-        KeyHandleInvalid, ObjectHandleInvalid, SessionClosed, SessionHandleInvalid, UserNotLoggedIn,
+        KeyHandleInvalid, ObjectHandleInvalid, OperationActive, SessionClosed, SessionHandleInvalid,
+        UserNotLoggedIn,
     };
     matches!(
         code,
-        SessionHandleInvalid | SessionClosed | ObjectHandleInvalid | KeyHandleInvalid | UserNotLoggedIn
+        SessionHandleInvalid
+            | SessionClosed
+            | ObjectHandleInvalid
+            | KeyHandleInvalid
+            | UserNotLoggedIn
+            // What another call has begun and left; a new session has begun nothing.
+            | OperationActive
     )
 }
