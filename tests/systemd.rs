@@ -195,11 +195,11 @@ fn the_watchdog_is_fed_while_the_token_signs_and_starves_when_it_hangs() {
     let heard = manager.listens(Duration::from_secs(2));
     assert!(beats(&heard) >= 3 && heard.iter().any(|message| message.contains("does not sign")), "{heard:?}");
 
+    // The daemon is bringing it back, and comes upon the hang with its next attempt.
     inject(&world.shim_control(), "hang C_Sign");
-    manager.listens(Duration::from_millis(700));
+    manager.hears_of("STATUS=the token does not answer");
     let heard = manager.listens(Duration::from_secs(3));
     assert_eq!(beats(&heard), 0, "{heard:?}");
-    assert!(heard.iter().any(|message| message == "STATUS=the token does not answer"), "{heard:?}");
 
     inject(&world.shim_control(), "");
     manager.hears_of("WATCHDOG=1");
