@@ -738,3 +738,106 @@ fn keys_cannot_be_changed_by_proposal_yet() {
     }
     audited(&world, daemon);
 }
+
+#[test]
+fn a_provers_signature_makes_a_proof_and_nothing_else_does() {
+    let pem = secret(9).verifying_key().to_public_key_pem(LineEnding::LF).expect("a key");
+    let world = governed(&format!(
+        "[[actions]]\ntype = \"deploy.*\"\nproofs = [\"tests\"]\n\
+         [[provers]]\nname = \"ci\"\nproof = \"tests\"\npublic_key = '''{pem}'''\n"
+    ));
+    let daemon = world.serve();
+    let payload = json!({"service": "billing"});
+    let action_hash = attestd::ledger::hash::Digest::of(payload.to_string().as_bytes()).to_hex();
+    let key = attestd::ledger::key::PublicKey::from_pem(&pem).expect("a key");
+    let deploy = |id: &str, signer: u8, change: &dyn Fn(&mut Value)| {
+        let mut statement = json!({
+            "action_hash": action_hash, "action_type": "deploy.start", "expires_at": "2099-01-01T00:00:00.000000Z",
+            "origin": common::ORIGIN, "proof_type": "tests", "prover": "ci", "statement": "attestd-proof-v1",
+            "subject": id,
+        });
+        change(&mut statement);
+        let statement = statement.to_string();
+        let signature: p256::ecdsa::Signature = secret(signer).sign(statement.as_bytes());
+        let hex: String = signature.to_der().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let evidence = json!({
+            "algorithm": "ECDSA-P256-SHA256", "key_id": key.id().to_string(), "signature": hex,
+            "statement": statement,
+        });
+        let event = json!({
+            "entry_id": id, "event_type": "ACTION", "action_type": "deploy.start", "action_payload": payload,
+            "execution_status": "SUCCESS", "actor_type": "SYSTEM",
+            "provided_proofs": [{"type": "tests", "evidence": evidence}],
+        });
+        daemon.post("/v1/entries", event.to_string())
+    };
+    let same = |_: &mut Value| {};
+    let sealed = deploy("6f1c2a7e-3b4d-4c5e-8f90-112233445566", 9, &same);
+    assert_eq!(sealed.status, 201, "{}", sealed.text());
+    let sealed = sealed.json();
+    assert_eq!((&sealed["proofs_valid"], &sealed["required_proofs"]), (&json!(true), &json!(["tests"])));
+    assert_eq!(sealed["provided_proofs"][0]["valid"], true);
+    let other = "6f1c2a7e-3b4d-4c5e-8f90-112233445567";
+    deploy(other, 8, &same).problem(422, "proof-failed");
+    let wrong: [(&str, &str); 5] = [
+        ("subject", "6f1c2a7e-3b4d-4c5e-8f90-112233445566"),
+        ("origin", "other.example/ledger"),
+        ("action_type", "deploy.stop"),
+        ("expires_at", "2020-01-01T00:00:00.000000Z"),
+        ("prover", "somebody"),
+    ];
+    for (name, value) in wrong {
+        deploy(other, 9, &|statement| statement[name] = json!(value)).problem(422, "proof-failed");
+    }
+    daemon.post("/v1/entries", request("").replace("test.run", "deploy.start")).problem(422, "proof-failed");
+    audited(&world, daemon);
+}
+
+/// Not a test by itself, but a process that sends a request and becomes another program at once.
+#[test]
+fn sends_a_request_and_becomes_attestctl() {
+    use std::io::Write as _;
+    use std::os::unix::process::CommandExt as _;
+    let Some(socket) = std::env::var_os("ATTESTD_TEST_BECOME") else { return };
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("connected");
+    let head =
+        format!("POST /v1/entries HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{REQUEST}", REQUEST.len());
+    stream.write_all(head.as_bytes()).expect("sent");
+    // The connection stays open as the standard input of the program that the rule names.
+    let error = std::process::Command::new(env!("CARGO_BIN_EXE_attestctl"))
+        .args(["completions", "bash"])
+        .stdin(std::os::fd::OwnedFd::from(stream))
+        .exec();
+    panic!("{error}");
+}
+
+#[test]
+fn what_a_process_becomes_after_it_has_connected_gets_it_nothing_that_its_user_has_not() {
+    let uid = nix::unistd::Uid::effective();
+    let world = World::new();
+    // The program is the right one in the end, and the user never.
+    let text = format!(
+        "[[callers]]\nname = \"service\"\nuid = {}\nexe = \"{}\"\nverbs = [\"append\"]\n\
+         [[callers]]\nname = \"tests\"\nuid = {uid}\nverbs = [\"read\", \"administer\"]\n",
+        uid.as_raw() + 1,
+        env!("CARGO_BIN_EXE_attestctl"),
+    );
+    fs::write(world.dir().join("rules.toml"), text).expect("writable");
+    world.configure("rules", "file = \"rules.toml\"");
+    let daemon = world.serve();
+    let before = daemon.get("/v1/stats").json()["refused_since_start"].as_u64().expect("a number");
+    for _ in 0..20 {
+        let status = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "sends_a_request_and_becomes_attestctl"])
+            .env("ATTESTD_TEST_BECOME", world.socket())
+            .stdout(std::process::Stdio::null())
+            .status();
+        assert!(status.expect("it runs").success());
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while daemon.get("/v1/stats").json()["refused_since_start"].as_u64() < Some(before + 20) {
+        assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(audited(&world, daemon).iter().all(|entry| entry["action_type"] != "test.run"));
+}
