@@ -51,9 +51,12 @@ pub const FILES: [&str; 6] = [ENTRIES, PUBLIC_KEY, CHECKPOINT, CHECKPOINTS, PROO
 
 const FORMAT: &str = "attestd-bundle/1";
 
-/// Files that are held in memory are no larger: a note, or proofs with a genesis of 1 MiB in a JSON
-/// string, in which a byte may become two.
+/// Files that are held in memory are no larger: notes, a key, the manifest.
 const MAX_SMALL_FILE_BYTES: u64 = 4 << 20;
+
+/// The proofs may be larger, for the entries in them: 16 MiB of lines, which in a JSON string become
+/// twice as much at most, and of each the path in the largest tree that there will be.
+const MAX_PROOFS_BYTES: u64 = 96 << 20;
 
 /// One read of this many bytes costs little beside hashing them.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -343,7 +346,7 @@ impl Bundle {
         let mut expectations = expectations.clone();
         let mut proofs = None;
         if has_proofs {
-            let (text, measure) = self.source.open(PROOFS, on_read)?.into_text()?;
+            let (text, measure) = self.source.open(PROOFS, on_read)?.into_text_up_to(MAX_PROOFS_BYTES)?;
             measures.insert(PROOFS.to_owned(), measure);
             let found = Proofs::parse(&text)?;
             let manifest = Manifest::parse(&manifest)?;
@@ -484,9 +487,13 @@ impl Proofs {
     ) -> Result<Option<Before>, Fault> {
         let wrong = |detail: String| Fault::new(Code::TreeProof).within(PROOFS).because(detail);
         let range = manifest.first..manifest.first.saturating_add(manifest.count);
+        if manifest.first > 0 && self.context.first().is_none_or(|context| context.index != 0) {
+            return Err(wrong("the genesis is missing in `context`".into()));
+        }
         let mut next = 0;
         let mut genesis = None;
         let mut governor = Governor::new();
+        let newest = read_note(note, None, &expectations.keys).map_err(|fault| fault.within(CHECKPOINT));
         for Context { entry, index, path } in &self.context {
             if *index < next || range.contains(index) {
                 return Err(wrong(format!("entry {index} is out of order, or not outside the range")));
@@ -499,8 +506,7 @@ impl Proofs {
             if entry.sequence_number != Sequence(*index) {
                 return Err(wrong(format!("entry {} as entry {index}", entry.sequence_number)));
             }
-            let (note, _) =
-                read_note(note, None, &expectations.keys).map_err(|fault| fault.within(CHECKPOINT))?;
+            let (note, _) = newest.as_ref().map_err(Clone::clone)?;
             verify_inclusion(entry.entry_hash, *index, path, &note.checkpoint().root())
                 .map_err(|fault| wrong(format!("that entry {index} is under the checkpoint: {fault}")))?;
             if *index < manifest.first {
@@ -531,11 +537,8 @@ impl Proofs {
             .ok_or_else(|| {
                 wrong(format!("`left` has {} hashes for a tree of {}", self.left.len(), manifest.first))
             })?;
-        match genesis {
-            Some(origin) => Ok(Some(Before { origin, tree, governor })),
-            None if manifest.first == 0 => Ok(None),
-            None => Err(wrong("the genesis is missing in `context`".into())),
-        }
+        // A range that begins at 0 has nothing before it.
+        Ok(genesis.map(|origin| Before { origin, tree, governor }))
     }
 }
 
@@ -693,10 +696,14 @@ impl Part<'_> {
     }
 
     /// The whole of a small file.
-    fn into_text(mut self) -> Result<(Vec<u8>, Measure), Interruption> {
+    fn into_text(self) -> Result<(Vec<u8>, Measure), Interruption> {
+        self.into_text_up_to(MAX_SMALL_FILE_BYTES)
+    }
+
+    fn into_text_up_to(mut self, limit: u64) -> Result<(Vec<u8>, Measure), Interruption> {
         let mut text = Vec::new();
-        (&mut self).take(MAX_SMALL_FILE_BYTES + 1).read_to_end(&mut text)?;
-        if text.len() as u64 > MAX_SMALL_FILE_BYTES {
+        (&mut self).take(limit + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > limit {
             return Err(Fault::new(Code::BundleFile).because("a file that is too large").into());
         }
         Ok((text, self.measure()))

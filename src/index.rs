@@ -240,6 +240,9 @@ impl Index {
     /// # Errors
     /// When the file can't be read.
     pub fn steps(&self, end: Sequence) -> Result<Vec<Sequence>, IndexError> {
+        if self.indexed() < end.0 {
+            self.flush()?;
+        }
         self.with_reader(|connection| {
             connection
                 .prepare_cached("SELECT sequence FROM steps WHERE sequence < ?1 ORDER BY sequence")?

@@ -277,6 +277,24 @@ fn a_lost_anchor_is_made_again_on_an_operators_word() {
     assert_eq!(boot["action_payload"]["previous_shutdown"], "clean");
 }
 
+/// What the operator makes the ledger say stands under the rules in force, as everything else.
+#[test]
+fn an_anchor_is_made_again_under_rules() {
+    let world = with_file();
+    let daemon = world.serve();
+    let rules = format!(
+        "[[callers]]\nname = \"me\"\nuid = {}\nverbs = [\"administer\", \"append\", \"read\"]\n",
+        nix::unistd::getuid()
+    );
+    assert_eq!(daemon.send("PUT", "/v1/rules", rules.as_bytes()).status, 201);
+    assert!(daemon.stop().success());
+    std::fs::remove_file(anchor(&world)).expect("removed");
+    let output = reset(&world);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run(&world, 1);
+    world.audit();
+}
+
 #[test]
 fn an_anchor_that_is_added_later_has_to_be_made() {
     let world = World::new();

@@ -260,7 +260,7 @@ fn the_vectors_are_those_that_the_generator_makes() {
     check("index.json", format!("[\n{}\n]\n", index.join(",\n")).as_bytes());
     check("trusted.pem", public(&trusted_key()).to_pem().as_bytes());
     let files = fs::read_dir(&dir).expect("a folder").count();
-    assert_eq!(files, all.len() + 3, "files that no vector has");
+    assert_eq!(files, all.len() + 4, "files that no vector has");
 }
 
 #[test]

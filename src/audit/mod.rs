@@ -222,7 +222,7 @@ impl Batch {
 
 /// Whether the line may hold an entry for which [`Governor::concerns`] holds. Some for which it does
 /// not look so too, because of what stands deep inside them; that only costs time.
-fn may_concern(line: &[u8]) -> bool {
+pub(crate) fn may_concern(line: &[u8]) -> bool {
     // Canonical bytes spell a member in one way only.
     memmem::find(line, br#""actor_id":"attestd","#).is_some()
         || memmem::find(line, br#""received_approvals":[{"#).is_some()
@@ -642,6 +642,11 @@ fn describe(verdict: &mut Verdict, expectations: &Expectations) {
             not_checked.push(format!("that entry {first} follows what came before it"));
         }
         not_checked.push("ids and dependencies that lie outside this range".into());
+        if expectations.before.is_some() {
+            not_checked.push(
+                "that proposals had not ended before this range, and that the boot shown is the last before it".into(),
+            );
+        }
     }
     if verdict.fault.as_ref().is_some_and(|fault| fault.line.is_some()) {
         not_checked.push("anything from the first fault on".into());

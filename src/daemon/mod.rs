@@ -7,6 +7,7 @@
 //! [`successor`] says what a genesis says of a ledger before. [`anchors`] are what shows that a ledger was rolled back.
 
 pub mod anchors;
+mod context;
 pub mod genesis;
 pub mod governing;
 pub mod init;
@@ -53,8 +54,13 @@ pub enum Fault {
     OtherKey { expected: KeyId, found: KeyId },
     #[error("entries from {first} on are reserved for key {key} in mode {mode}, which can't sign them now")]
     OtherReservation { first: u64, key: KeyId, mode: String },
-    #[error("the ledger has no checkpoint yet")]
+    #[error("the ledger has no checkpoint yet, or none that covers all that the range needs from before it")]
     NoCheckpoint,
+    #[error(
+        "the range needs more than {} MiB of entries from before it: let it begin earlier, or at 0",
+        context::MAX_BYTES >> 20
+    )]
+    ContextTooLarge,
     #[error("the ledger's last entries do not hold: {}", placed(.0))]
     Tail(crate::audit::Fault),
     #[error("the ledger is not extended: {0}")]
@@ -132,6 +138,7 @@ impl Fault {
             | Fault::NotItsAnchor(_)
             | Fault::SuccessorOrigin { .. }
             | Fault::NoCheckpoint
+            | Fault::ContextTooLarge
             | Fault::Token(_)
             | Fault::Sign(_)
             | Fault::Store(_)
@@ -213,6 +220,7 @@ impl Fault {
             | Fault::Genesis { .. }
             | Fault::AnchorAccess(_)
             | Fault::NothingMissing
+            | Fault::ContextTooLarge
             | Fault::Reason
             | Fault::NotItsAnchor(_)
             | Fault::SuccessorOrigin { .. }

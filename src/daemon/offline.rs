@@ -3,8 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use super::Fault;
+use super::context::TooLarge;
 use super::genesis::Genesis;
+use super::{Fault, context};
 use crate::audit::{self, Expectations, Interruption, Notes, TrustedKeys, Verdict};
 use crate::bundle::{Contents, Context, DirectoryWriter, Proofs, Sizes, checkpoint_line};
 use crate::ledger::chain::Head;
@@ -55,8 +56,10 @@ impl Offline {
         mut progress: impl FnMut(u64),
     ) -> Result<u64, Fault> {
         let doing = |source| Fault::Io { doing: format!("write the bundle {}", dir.display()), source };
-        let extract = Extract::plan(&self.reader, &self.genesis.origin, &self.genesis.key, from, Some(to))?
-            .ok_or(Fault::NoCheckpoint)?;
+        let (origin, key) = (&self.genesis.origin, &self.genesis.key);
+        // The daemon's index may be in use, or not be there at all.
+        let steps = || context::scan(&self.reader, Sequence(from.min(self.count)));
+        let extract = Extract::plan(&self.reader, origin, key, from, Some(to), steps)?;
         let (from, to) = (Sequence(extract.from), Sequence(extract.to));
         let mut writer = DirectoryWriter::create(dir, extract.contents).map_err(doing)?;
         let mut written = 0;
@@ -99,18 +102,52 @@ pub(crate) struct Extract {
     pub(crate) sizes: Sizes,
 }
 
+/// Why a bundle can't be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unplanned<E> {
+    /// There is no checkpoint yet, or none that covers what the range needs from before it.
+    #[error("no checkpoint covers what the bundle needs")]
+    NoCheckpoint,
+    /// What the range needs from before it is over the limit.
+    #[error("what the range needs from before it is too large")]
+    ContextTooLarge,
+    /// The ledger can't be read.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The steps before the range can't be had.
+    #[error("couldn't find what the range needs")]
+    Steps(E),
+}
+
+impl<E> From<StoreError> for Unplanned<E> {
+    fn from(error: StoreError) -> Self {
+        Unplanned::Store(error)
+    }
+}
+
+impl From<Unplanned<StoreError>> for Fault {
+    fn from(unplanned: Unplanned<StoreError>) -> Self {
+        match unplanned {
+            Unplanned::NoCheckpoint => Fault::NoCheckpoint,
+            Unplanned::ContextTooLarge => Fault::ContextTooLarge,
+            Unplanned::Store(error) | Unplanned::Steps(error) => Fault::Store(error),
+        }
+    }
+}
+
 impl Extract {
     /// Plans a bundle of the entries from `from` up to but not including `to`, or all there are.
-    /// `None` while the ledger has no checkpoint.
-    pub(crate) fn plan(
+    /// `steps` gives the entries before `from` that can change the state of governance.
+    pub(crate) fn plan<E>(
         reader: &Reader,
         origin: &str,
         key: &PublicKey,
         from: u64,
         to: Option<u64>,
-    ) -> Result<Option<Self>, StoreError> {
+        steps: impl FnOnce() -> Result<Vec<Sequence>, E>,
+    ) -> Result<Self, Unplanned<E>> {
         let count = reader.count()?;
-        let Some(checkpoint) = reader.newest_note()? else { return Ok(None) };
+        let Some(checkpoint) = reader.newest_note()? else { return Err(Unplanned::NoCheckpoint) };
         let newest = checkpoint.checkpoint().root().size;
         // The checkpoint may be of a commit that came in between.
         let count = count.max(newest.leaves());
@@ -134,23 +171,29 @@ impl Extract {
 
         let proofs = if start > TreeSize::EMPTY || end < newest {
             let mut tree = reader.tree(count.max(last.leaves()))?;
+            let tree_read = |error| Unplanned::Store(StoreError::from(error));
             let reached = start <= newest && newest <= end;
             let mut proofs = Proofs {
-                left: tree.frontier(start)?.peaks().to_vec(),
+                left: tree.frontier(start).map_err(tree_read)?.peaks().to_vec(),
                 consistency: if reached {
                     Vec::new()
                 } else {
-                    tree.consistency(end.min(newest), end.max(newest))?
+                    tree.consistency(end.min(newest), end.max(newest)).map_err(tree_read)?
                 },
-                commit: if last > end { Some(tree.consistency(end, last)?) } else { None },
+                commit: if last > end { Some(tree.consistency(end, last).map_err(tree_read)?) } else { None },
                 context: Vec::new(),
             };
             if start > TreeSize::EMPTY {
-                let genesis = reader.line(Sequence(0))?;
-                let genesis = genesis.ok_or_else(|| StoreError::Damaged("entry 0 is missing".into()))?;
-                let entry = String::from_utf8(genesis.bytes)
-                    .map_err(|_| StoreError::Damaged("entry 0 is not UTF-8".into()))?;
-                proofs.context.push(Context { entry, index: 0, path: tree.inclusion(0, newest)? });
+                let steps = steps().map_err(Unplanned::Steps)?;
+                let needed =
+                    context::needed(reader, &steps)?.map_err(|TooLarge| Unplanned::ContextTooLarge)?;
+                for (sequence, entry) in needed {
+                    if sequence.0 >= newest.leaves() {
+                        return Err(Unplanned::NoCheckpoint);
+                    }
+                    let path = tree.inclusion(sequence.0, newest).map_err(tree_read)?;
+                    proofs.context.push(Context { entry, index: sequence.0, path });
+                }
             }
             Some(proofs)
         } else {
@@ -158,7 +201,7 @@ impl Extract {
         };
         let contents =
             Contents { origin: origin.to_owned(), key: key.clone(), first: from, checkpoint, proofs };
-        Ok(Some(Extract { contents, from, to, sizes }))
+        Ok(Extract { contents, from, to, sizes })
     }
 }
 
@@ -237,6 +280,12 @@ pub(crate) fn lines(
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Unreadable(StoreError);
+
+impl From<Unreadable> for StoreError {
+    fn from(unreadable: Unreadable) -> Self {
+        unreadable.0
+    }
+}
 
 impl From<Unreadable> for Fault {
     fn from(unreadable: Unreadable) -> Self {

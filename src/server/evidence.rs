@@ -18,7 +18,7 @@ use super::read::{Parameters, json_answer, parse_number};
 use super::service::{Service, internal};
 use crate::bundle::TarWriter;
 use crate::caller::Peer;
-use crate::daemon::offline::{self, Extract, lines};
+use crate::daemon::offline::{self, Extract, Unplanned, lines};
 use crate::ledger::code::Code;
 use crate::ledger::entry::Sequence;
 use crate::store::Reader;
@@ -98,9 +98,23 @@ fn parse_range(parameters: &[(String, String)]) -> Result<(u64, Option<u64>), Pr
 /// which a tar has to say first.
 fn plan(service: &Service, ledger: &Path, from: u64, to: Option<u64>) -> Result<(Reader, Extract), Problem> {
     let reader = Reader::open(ledger)?;
-    let extract = Extract::plan(&reader, &service.origin, &service.key, from, to)?;
-    let extract =
-        extract.ok_or_else(|| Problem::new(Code::CheckpointPending, "there is no checkpoint yet"))?;
+    let steps = || {
+        let end = from.min(reader.count()?);
+        service.index.steps(Sequence(end)).map_err(Problem::from)
+    };
+    let extract = Extract::plan(&reader, &service.origin, &service.key, from, to, steps);
+    let extract = extract.map_err(|unplanned| match unplanned {
+        Unplanned::NoCheckpoint => Problem::new(
+            Code::CheckpointPending,
+            "there is no checkpoint yet that covers what the bundle needs",
+        ),
+        Unplanned::ContextTooLarge => Problem::new(
+            Code::BadParameter,
+            "what this range needs from before it is too large: let it begin earlier, or at 0",
+        ),
+        Unplanned::Store(error) => error.into(),
+        Unplanned::Steps(problem) => problem,
+    })?;
     Ok((reader, extract))
 }
 

@@ -121,7 +121,7 @@ fn first(offence: Offence, whole: bool) -> Step {
         let mut violation = offence.violation.clone();
         if offence.proposal_id.is_none() {
             let id = offence.draft.entry_id.unwrap_or_else(fresh_id);
-            match governor.standing().append(&offence.draft, offence.peer.kernel(), id, now) {
+            match governor.standing().attempt(&offence.draft, offence.peer.kernel(), id, now) {
                 Err(Refused::Violation(now)) => violation = now,
                 Err(refused) => return Err(refused),
                 Ok(_) => return Err(Refusal::new(Code::ViolationReason).into()),

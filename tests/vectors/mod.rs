@@ -4,8 +4,11 @@
 //! must accept. A defect is put in *before* hashing and signing wherever that is possible, so that
 //! only the check aimed at can catch it; `twin` names the vector that is the same without it.
 //!
-//! This file is the generator, written without the crate's encoder so that it holds that, too.
+//! This file is the generator, written without the crate's encoder so that it holds that, too; that of
+//! the governed ledgers is [`governance`].
 //! `BLESS=1 cargo test --test verify` writes the files anew.
+
+mod governance;
 
 use attestd::ledger::checkpoint::{Checkpoint, Note};
 use attestd::ledger::code::Code;
@@ -415,6 +418,7 @@ pub(crate) fn all() -> Vec<Vector> {
     reject_entries(&mut |name, about, code, twin, lines| at(Some(1), name, about, code, twin, lines));
     reject_signatures(&mut |name, about, code, twin, lines| at(Some(1), name, about, code, twin, lines));
     reject_chains(&mut at);
+    all.extend(governance::all());
     all
 }
 

@@ -1,13 +1,13 @@
 //! What was written: each entry judged by what came before it.
 
 use super::{
-    Governor, Standing, Step, asked, check_withdrawal, decision_entry, exactly, member, member_id,
-    proposal_id, read_rules, text, without,
+    Governor, MAX_OPEN, Refused, Standing, Step, asked, check_withdrawal, decision_entry, exactly, member,
+    member_id, proposal_id, read_rules, text, unnamed_actor, without,
 };
 use std::sync::Arc;
 
 use crate::governance::Refusal;
-use crate::governance::approval::{Approval, ProposalId, Subject};
+use crate::governance::approval::{Approval, Decision, ProposalId, Subject};
 use crate::governance::caller::{Admission, Peer};
 use crate::governance::invariant::{Judged, Quorum, assess, judge};
 use crate::governance::proof::{self, Event, Provided};
@@ -16,7 +16,8 @@ use crate::governance::rules::{BUILT_IN_PROOFS, Demand, Verb};
 use crate::ledger::code::Code;
 use crate::ledger::draft::{Draft, PROPOSABLE};
 use crate::ledger::entry::{
-    ActorType, DAEMON_ACTOR, EntryId, EntryView, EventType, Sequence, is_reserved_action_type,
+    ActorType, DAEMON_ACTOR, EntryId, EntryView, EventType, ExecutionStatus, Sequence,
+    is_reserved_action_type,
 };
 use crate::ledger::hash::Digest;
 use crate::ledger::json;
@@ -256,56 +257,47 @@ impl Governor {
                 Ok(signer) => signers.push(signer),
             }
         }
-        let counted = proposal.counted(&self.standing.rules, sealer);
-        let strange = signers.iter().position(|signer| {
-            let given = proposal.given.iter().any(|given| given.approval.signer == *signer);
-            given && !counted.iter().any(|given| given.approval.signer == *signer)
+        let rules = &self.standing.rules;
+        let counted = proposal.counted(rules, sealer);
+        let uncounted = proposal.given.iter().find_map(|given| {
+            let approval = &given.approval;
+            let index = signers.iter().position(|signer| *signer == approval.signer)?;
+            let counts = counted.iter().any(|counted| counted.approval.signer == approval.signer);
+            (given.decision == Decision::Approve && !counts).then_some((index, approval))
         });
-        match strange {
-            Some(index) => Refusal::new(Code::ApprovalOwn)
-                .at(format!("/received_approvals/{index}"))
-                .because("the approver seals it, or is no longer named by the rules"),
-            None => Refusal::new(Code::ReceivedApprovals)
+        let Some((index, approval)) = uncounted else {
+            return Refusal::new(Code::ReceivedApprovals)
                 .at("/received_approvals")
-                .because("must be the approvals that the ledger holds and that count, in order"),
+                .because("must be the approvals that the ledger holds and that count, in order");
+        };
+        let at = format!("/received_approvals/{index}");
+        let still = rules.approver(&approval.signer);
+        if still.is_some_and(|still| still.key.id() == approval.key_id && still.role == approval.role) {
+            Refusal::new(Code::ApprovalOwn).at(at).because("the approver proposed it or seals it")
+        } else {
+            Refusal::new(Code::ApproverUnknown)
+                .at(at)
+                .because("the rules in force no longer name the approver with this key and role")
         }
     }
 
     fn check_own(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
-        let payload = entry.action_payload;
-        let of_type = |event_type: EventType| {
-            if entry.event_type == event_type {
-                Ok(())
-            } else {
-                Err(Refusal::new(Code::WrongValue)
-                    .at("/event_type")
-                    .because(&format!("must be {event_type}")))
-            }
-        };
-        match entry.action_type {
-            "rules.set" | "key.rotate" | "key.revoke" | "signature.mode" => {
-                of_type(EventType::Change)?;
-                return self.check_performed(entry);
-            }
-            _ => self.check_ungoverned(entry)?,
+        check_own_form(entry)?;
+        if PROPOSABLE.contains(&entry.action_type) {
+            return self.check_performed(entry);
         }
+        self.check_ungoverned(entry)?;
         match entry.action_type {
             "ledger.genesis" => self.check_genesis(entry),
             "system_initialization" => {
-                let attribution_verified = json::member(payload, "attribution_verified") == Some("true");
-                Ok(Step::Boot { attribution_verified })
+                let verified = json::member(entry.action_payload, "attribution_verified");
+                Ok(Step::Boot { attribution_verified: verified == Some("true") })
             }
-            "system_violation" => {
-                of_type(EventType::Violation)?;
-                self.check_violation(entry)?;
-                Ok(Step::Nothing)
-            }
-            "proposal.open" => of_type(EventType::Decision).and_then(|()| self.check_open(entry)),
-            "approval.give" | "approval.reject" => {
-                of_type(EventType::Decision).and_then(|()| self.check_given(entry))
-            }
-            "proposal.withdraw" => of_type(EventType::Decision).and_then(|()| self.check_withdraw(entry)),
-            "proposal.expire" => of_type(EventType::Decision).and_then(|()| self.check_expire(entry)),
+            "system_violation" => self.check_violation(entry).map(|()| Step::Nothing),
+            "proposal.open" => self.check_open(entry),
+            "approval.give" | "approval.reject" => self.check_given(entry),
+            "proposal.withdraw" => self.check_withdraw(entry),
+            "proposal.expire" => self.check_expire(entry),
             other
                 if other.starts_with("proposal.")
                     || other.starts_with("approval.")
@@ -352,6 +344,7 @@ impl Governor {
     /// proposal was sealed.
     fn check_performed(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
         let payload = entry.action_payload;
+        let at = "/action_payload/requested_by";
         let requested_by = member(payload, "requested_by").map(|by| self.party(by)).transpose()?;
         let step = match entry.action_type {
             "rules.set" => {
@@ -372,11 +365,9 @@ impl Governor {
         };
         let Some(proposal) = member(payload, "proposal_id").filter(|value| *value != "null") else {
             if let Some(party) = &requested_by {
-                self.standing.admit(
-                    &party.peer,
-                    Some(Verb::Administer),
-                    "/action_payload/requested_by/peer",
-                )?;
+                let admission =
+                    self.standing.admit(&party.peer, Some(Verb::Administer), &format!("{at}/peer"))?;
+                check_actor(&admission, party).map_err(|refusal| refusal.below(at))?;
             }
             if entry.received_approvals != "[]" {
                 return Err(Refusal::new(Code::ReceivedApprovals)
@@ -392,9 +383,13 @@ impl Governor {
         let id = EntryId::parse(&json::unquote(proposal.as_bytes()))
             .map(ProposalId)
             .ok_or_else(|| Refusal::new(Code::WrongValue).at(pointer))?;
-        let sealer = requested_by
-            .ok_or_else(|| Refusal::new(Code::MissingMember).at("/action_payload/requested_by"))?;
-        self.check_seal(entry, id, &sealer, "/action_payload/requested_by/peer")?;
+        let sealer = requested_by.ok_or_else(|| Refusal::new(Code::MissingMember).at(at))?;
+        // Under another name an approver could seal what it approved.
+        self.standing
+            .admit(&sealer.peer, Some(Verb::Seal), &format!("{at}/peer"))?
+            .check_actor_id(sealer.actor_id.as_deref().unwrap_or_default())
+            .map_err(|refusal| refusal.below(at))?;
+        self.check_seal(entry, id, &sealer, &format!("{at}/peer"))?;
         Ok(Step::Both(Box::new(step), Box::new(Step::End(id, Ending::Sealed))))
     }
 
@@ -432,6 +427,9 @@ impl Governor {
         if self.open.contains_key(&id) || self.ended.contains_key(&id) {
             return Err(malformed("proposal_id", "another proposal has this id"));
         }
+        if self.open.len() >= MAX_OPEN {
+            return Err(malformed("proposal_id", &format!("{MAX_OPEN} proposals are open already")));
+        }
         let draft = Draft::from_canonical(draft).map_err(|fault| malformed("draft", &fault.to_string()))?;
         let proposer = self.party(by)?;
         let at = "/action_payload/requested_by";
@@ -441,7 +439,7 @@ impl Governor {
         if draft.actor_id.as_ref() != Some(&actor_id) {
             return Err(malformed("draft/actor_id", "must be that of the proposer"));
         }
-        let demand = self.check_opening(&draft, &proposer, entry.timestamp)?;
+        let demand = self.check_opening(&draft, &proposer, entry.timestamp).map_err(Refusal::from)?;
         let expires_at = Timestamp::parse(json::unquote(expires_at.as_bytes()).as_bytes())
             .ok_or_else(|| malformed("expires_at", "must be a time"))?;
         let lifetime = i64::from(demand.lifetime_seconds) * 1_000_000;
@@ -476,12 +474,12 @@ impl Governor {
         draft: &Draft,
         proposer: &Party,
         at: Timestamp,
-    ) -> Result<Demand, Refusal> {
+    ) -> Result<Demand, Refused> {
         let rules = &self.standing.rules;
         let admission = Admission::of(rules, &proposer.peer, Some(Verb::Propose))?;
         admission.check_kinds(draft.actor_type, draft.event_type)?;
         let malformed = |pointer: &str, detail: &str| {
-            Err(Refusal::new(Code::ProposalMalformed).at(pointer).because(detail))
+            Err(Refusal::new(Code::ProposalMalformed).at(pointer).because(detail).into())
         };
         let performed = PROPOSABLE.contains(&draft.action_type.as_str());
         if performed && draft.event_type != EventType::Change {
@@ -502,7 +500,7 @@ impl Governor {
         }
         let mut demand = self.standing.demand(draft)?;
         if demand.approvals == 0 && !performed {
-            return Err(Refusal::new(Code::ProposalNotNeeded));
+            return Err(Refusal::new(Code::ProposalNotNeeded).into());
         }
         let free: Vec<&str> = rules
             .approvers()
@@ -518,7 +516,7 @@ impl Governor {
                 "{} approvals are needed, and too few approvers other than the proposer could give them",
                 demand.approvals
             );
-            return Err(Refusal::new(Code::RulesUnmeetable).because(&detail));
+            return Err(Refusal::new(Code::RulesUnmeetable).because(&detail).into());
         }
         // A prover may sign for the proposal's hash, which exists only from now on: it is judged
         // when the proposal is sealed. What the draft itself breaks is refused at once.
@@ -527,8 +525,7 @@ impl Governor {
         let provided = Provided::parse(&draft.provided_proofs)?;
         let quorum = Quorum { received: "[]".into(), met: true };
         let event = Event::of_draft(draft, draft.entry_id.unwrap_or(EntryId([0; 16])));
-        judge(&event, &demand, provided, quorum, rules, &self.standing.context(at, None))
-            .map_err(Refusal::from)?;
+        judge(&event, &demand, provided, quorum, rules, &self.standing.context(at, None))?;
         demand.proofs = all;
         Ok(demand)
     }
@@ -541,7 +538,9 @@ impl Governor {
                 .because("must be exactly approval, proposal_id and requested_by")
         })?;
         let party = self.party(by)?;
-        self.standing.admit(&party.peer, None, "/action_payload/requested_by/peer")?;
+        let at = "/action_payload/requested_by";
+        let admission = self.standing.admit(&party.peer, None, &format!("{at}/peer"))?;
+        check_actor(&admission, &party).map_err(|refusal| refusal.below(at))?;
         let id = proposal_id(id)?;
         let at = "/action_payload/approval";
         let approval = Approval::parse(approval).map_err(|refusal| refusal.below(at))?;
@@ -557,12 +556,13 @@ impl Governor {
     }
 
     fn check_withdraw(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
-        let [id, _reason, by] = exactly(entry.action_payload, ["proposal_id", "reason", "requested_by"])
+        let [id, reason, by] = exactly(entry.action_payload, ["proposal_id", "reason", "requested_by"])
             .ok_or_else(|| {
                 Refusal::new(Code::ProposalMalformed)
                     .at("/action_payload")
                     .because("must be exactly proposal_id, reason and requested_by")
             })?;
+        check_reason(reason)?;
         let party = self.party(by)?;
         let at = "/action_payload/requested_by";
         let admission = self.standing.admit(&party.peer, None, &format!("{at}/peer"))?;
@@ -575,17 +575,63 @@ impl Governor {
     }
 
     fn check_expire(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
-        let [id, _reason] = exactly(entry.action_payload, ["proposal_id", "reason"]).ok_or_else(|| {
+        let [id, reason] = exactly(entry.action_payload, ["proposal_id", "reason"]).ok_or_else(|| {
             Refusal::new(Code::ProposalMalformed)
                 .at("/action_payload")
                 .because("must be exactly proposal_id and reason")
         })?;
+        check_reason(reason)?;
         let id = proposal_id(id)?;
         if self.proposal(id)?.is_over(entry.timestamp) {
             Ok(Step::End(id, Ending::Expired))
         } else {
             Err(Refusal::new(Code::ProposalExpiry).at("/timestamp"))
         }
+    }
+}
+
+/// Checks what holds of every entry of the daemon's own: what it does by itself is nothing that
+/// clients do, has no context, and is only written when it is done.
+fn check_own_form(entry: &EntryView<'_>) -> Result<(), Refusal> {
+    let wrong = |pointer: &str, detail: &str| Err(Refusal::new(Code::WrongValue).at(pointer).because(detail));
+    if !is_reserved_action_type(entry.action_type) {
+        return wrong("/action_type", "is not an action of the daemon's own");
+    }
+    let (prefix, _) = entry.action_type.split_at(entry.action_type.find(['.', '_']).unwrap_or_default());
+    let event_type = match (entry.action_type, prefix) {
+        ("system_initialization", _) => EventType::Boot,
+        ("system_shutdown", _) => EventType::Shutdown,
+        ("system_violation", _) => EventType::Violation,
+        (_, "system") => EventType::Action,
+        (_, "proposal" | "approval") => EventType::Decision,
+        _ => EventType::Change,
+    };
+    if entry.event_type != event_type {
+        return wrong("/event_type", &format!("must be {event_type}"));
+    }
+    if entry.actor_context != "{}" {
+        return wrong("/actor_context", "the daemon's own entries have none");
+    }
+    // Of a violation its own check says what it must be.
+    let is_done = entry.execution_status == ExecutionStatus::Success;
+    if !is_done && entry.action_type != "system_violation" {
+        return wrong("/execution_status", "what the daemon does by itself is SUCCESS, or not written");
+    }
+    Ok(())
+}
+
+/// Checks as whom a caller made the daemon write: as an actor that it may be, or where the rules give it
+/// several and it named none, as its uid.
+fn check_actor(admission: &Admission<'_>, party: &Party) -> Result<(), Refusal> {
+    let actor_id = party.actor_id.as_deref().unwrap_or_default();
+    if actor_id == unnamed_actor(admission) { Ok(()) } else { admission.check_actor_id(actor_id) }
+}
+
+fn check_reason(reason: &str) -> Result<(), Refusal> {
+    if reason.starts_with('"') {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::ProposalMalformed).at("/action_payload/reason").because("must be a string"))
     }
 }
 

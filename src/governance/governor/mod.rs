@@ -92,6 +92,33 @@ impl Standing {
     /// [`Refused`].
     pub fn append(&self, draft: &Draft, peer: &Peer, id: EntryId, now: Timestamp) -> Result<Ruling, Refused> {
         let admission = Admission::of(&self.rules, peer, Some(Verb::Append))?;
+        self.rule(draft, &admission, id, now)
+    }
+
+    /// Judges an event again that a VIOLATION entry is to record: one that `peer` wanted to append or
+    /// to propose, which breaks the same.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn attempt(
+        &self,
+        draft: &Draft,
+        peer: &Peer,
+        id: EntryId,
+        now: Timestamp,
+    ) -> Result<Ruling, Refused> {
+        let admission = Admission::of(&self.rules, peer, Some(Verb::Append))
+            .or_else(|_| Admission::of(&self.rules, peer, Some(Verb::Propose)))?;
+        self.rule(draft, &admission, id, now)
+    }
+
+    fn rule(
+        &self,
+        draft: &Draft,
+        admission: &Admission<'_>,
+        id: EntryId,
+        now: Timestamp,
+    ) -> Result<Ruling, Refused> {
         admission.check_kinds(draft.actor_type, draft.event_type)?;
         let actor_id = admission.actor_id(draft.actor_id.as_deref())?;
         let demand = self.demand(draft)?;
@@ -428,11 +455,23 @@ impl Governor {
         draft.error_details = outcome.error_details;
         draft.rollback_executed = outcome.rollback_executed;
         let performed = PROPOSABLE.contains(&draft.action_type.as_str());
+        if performed && draft.execution_status != ExecutionStatus::Success {
+            return Err(Refusal::new(Code::WrongValue)
+                .at("/execution_status")
+                .because("the daemon performs it itself: it is sealed as SUCCESS, or withdrawn")
+                .into());
+        }
         // Only where the daemon performs the action does its entry say as whom the sealer acted.
         let actor_id = if performed { Some(admission.actor_id(claimed)?) } else { None };
         let sealer = Party { peer: peer.clone(), actor_id };
         let event = Event::of_draft(&draft, draft.entry_id.unwrap_or(fresh));
         let mut judged = self.judge_seal(proposal, &sealer, &event, &draft.provided_proofs, now)?;
+        // Its approvals are what shows an entry to be a seal.
+        if !performed && judged.received_approvals == "[]" {
+            return Err(Refusal::new(Code::QuorumInvariant)
+                .because("nobody whose word counts has approved it: withdraw it instead")
+                .into());
+        }
         let last = Timestamp::from_micros(proposal.subject.expires_at.as_micros() - 1);
         judged.not_after = judged.not_after.map_or(Some(last), |at| Some(at.min(last)));
         draft.dependencies = proposal.dependencies(&self.standing.rules, &sealer);
@@ -483,9 +522,13 @@ impl Governor {
     /// The actor for an act that carries somebody else's signature: the caller needs no verb, and no
     /// name where the rules leave it several.
     fn any_actor(&self, peer: &Peer) -> Result<String, Refusal> {
-        let admission = Admission::of(&self.standing.rules, peer, None)?;
-        Ok(admission.actor_id(None).unwrap_or_else(|_| format!("uid:{}", peer.uid)))
+        Ok(unnamed_actor(&Admission::of(&self.standing.rules, peer, None)?))
     }
+}
+
+/// The actor of a caller that names none.
+fn unnamed_actor(admission: &Admission<'_>) -> String {
+    admission.actor_id(None).unwrap_or_else(|_| format!("uid:{}", admission.peer.uid))
 }
 
 fn requested_by(actor_id: &str, peer_json: &str) -> String {

@@ -305,6 +305,32 @@ fn one_approval_short_is_not_enough() {
     book.seal(id, SEALER).map_err(Refusal::from).expect("sealed");
 }
 
+/// What was blocked needs no approvals, and what the daemon performs would happen all the same.
+#[test]
+fn what_the_daemon_performs_is_sealed_as_done_or_not_at_all() {
+    let mut book = Book::new();
+    let mut change = draft("rules.set", "");
+    change.action_payload = format!(r#"{{"rules":{}}}"#, rules_text(&action("free.*", 0, "[]", "[]", true)));
+    let id = book.open(change, OPS).map_err(Refusal::from).expect("opened");
+    for status in [ExecutionStatus::Blocked, ExecutionStatus::Failed, ExecutionStatus::RolledBack] {
+        assert_eq!(code(book.sealing(id, status, SEALER)), Code::WrongValue, "{status}");
+    }
+    assert_eq!(code(book.sealing(id, ExecutionStatus::Success, SEALER)), Code::QuorumInvariant);
+    book.decide(id, "a", Decision::Approve).expect("approved");
+    book.seal(id, SEALER).map_err(Refusal::from).expect("sealed");
+}
+
+#[test]
+fn what_nobody_approved_is_withdrawn_and_not_sealed() {
+    let mut book = Book::new();
+    let mut draft = policy_draft();
+    draft.actor_id = Some("dev".into());
+    let id = book.open(draft, DEV).map_err(Refusal::from).expect("opened");
+    assert_eq!(code(book.sealing(id, ExecutionStatus::Blocked, SEALER)), Code::QuorumInvariant);
+    book.decide(id, "a", Decision::Approve).expect("approved");
+    book.sealing(id, ExecutionStatus::Blocked, SEALER).expect("nothing was done");
+}
+
 #[test]
 fn an_approver_counts_once_and_not_for_itself() {
     let mut book = Book::new();
@@ -866,6 +892,37 @@ fn a_violation_says_why_and_the_why_is_computed_again() {
     write(&mut book, payload, details.clone()).expect("the accepting twin");
     let folded = Attempt { count: 900, whole: false, ..attempt }.to_payload();
     write(&mut book, folded, details).expect("a flood, counted");
+}
+
+/// What somebody tries to propose is judged as if it were appended, which that caller may not.
+#[test]
+fn an_opening_that_breaks_an_invariant_is_a_violation_too() {
+    let mut book = Book::without_rules();
+    let rules = rules_text(&actions()).replace(r#"["append","propose"]"#, r#"["propose"]"#);
+    book.write_own(EventType::Change, "rules.set", format!(r#"{{"rules":{rules}}}"#)).expect("set");
+    let mut low = policy_draft();
+    low.actor_id = Some("dev".into());
+    low.k_state = 2;
+    let Err(Refused::Violation(violation)) = book.open(low.clone(), DEV) else {
+        panic!("breaks invariant 5");
+    };
+    let (_, json) = book.named(DEV);
+    let payload = Attempt {
+        peer_json: &json,
+        claimed_actor_id: Some("dev"),
+        entry_id: None,
+        draft: &low,
+        proposal_id: None,
+        count: 1,
+        whole: true,
+    }
+    .to_payload();
+    let blocked = ExecutionStatus::Blocked;
+    let mut draft = Draft::new(EventType::Violation, "system_violation", payload, blocked, ActorType::System);
+    draft.error_details = violation.breach.error_details();
+    let id = book.id();
+    let admitted = book.policy.own_under(&book.governor.standing().rules.label(), draft, id);
+    book.write(admitted.view()).expect("the same comes of it");
 }
 
 #[test]

@@ -85,6 +85,12 @@ impl Governor {
         let peer = Peer::parse(peer).map_err(|refusal| refusal.below("/action_payload/peer"))?;
         // Whoever is no caller is refused without an entry.
         self.standing.admit(&peer, None, "/action_payload/peer")?;
+        if Digest::from_hex(json::unquote(hash.as_bytes()).as_bytes()).is_none() {
+            return wrong("/action_payload/attempt_hash", "must be a SHA-256");
+        }
+        if proposal != "null" && string(proposal).and_then(|text| EntryId::parse(&text)).is_none() {
+            return wrong("/action_payload/proposal_id", "must be the id of a proposal, or null");
+        }
         if attempt == "null" {
             return Ok(());
         }
@@ -103,7 +109,7 @@ impl Governor {
             return wrong("/action_payload", "the ids are not those of the attempt");
         }
         let id = draft.entry_id.unwrap_or(EntryId([0; 16]));
-        match self.standing.append(&draft, &peer, id, entry.timestamp) {
+        match self.standing.attempt(&draft, &peer, id, entry.timestamp) {
             Err(Refused::Violation(violation)) if violation.breach == breach => Ok(()),
             Err(Refused::Violation(violation)) => {
                 wrong("/error_details", &format!("the attempt breaks something else: {violation}"))
