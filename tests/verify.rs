@@ -19,6 +19,7 @@ use attestd::ledger::key::Signature;
 use attestd::ledger::merkle::{Frontier, Root, TreeSize};
 use attestd::ledger::proof::Receipt;
 use attestd::ledger::tile::{Edge, Tile, TileBytes, Tree};
+use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -130,6 +131,13 @@ fn hash_of(line: &[u8]) -> Digest {
     claims(line).map_or(Digest::ZERO, |(hash, _)| hash)
 }
 
+/// The key that an entry names; the trusted one where it names none of those here.
+fn key_of(line: &[u8]) -> SigningKey {
+    let entry: Value = serde_json::from_slice(line).unwrap_or_default();
+    let names = |key: &SigningKey| entry["signing_key_id"] == public(key).id().to_string();
+    [other_key(), vectors::keys::third_key()].into_iter().find(names).unwrap_or_else(trusted_key)
+}
+
 fn root_of(lines: &[Vec<u8>]) -> Root {
     let mut tree = Frontier::new();
     lines.iter().for_each(|line| tree.push(hash_of(line)).expect("room"));
@@ -142,7 +150,7 @@ fn notes_of(lines: &[Vec<u8>]) -> Vec<Note> {
     let ends = (0..lines.len()).filter(|at| shared(*at).is_some() && shared(*at) != shared(at + 1));
     ends.map(|at| {
         let checkpoint = Checkpoint::new(ORIGIN, root_of(&lines[..=at])).expect("well-formed");
-        Note::new(checkpoint, public(&trusted_key()).id(), &shared(at).expect("a signature"))
+        Note::new(checkpoint, public(&key_of(&lines[at])).id(), &shared(at).expect("a signature"))
     })
     .collect()
 }
@@ -152,7 +160,7 @@ fn files(entries: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let lines: Vec<Vec<u8>> = entries.split(|byte| *byte == b'\n').map(Into::into).collect();
     let lines = &lines[..lines.len() - usize::from(lines.last().is_some_and(Vec::is_empty))];
     let notes: String = notes_of(lines).iter().map(checkpoint_line).collect();
-    let newest = vectors::note(root_of(lines), &trusted_key(), ORIGIN);
+    let newest = vectors::note(root_of(lines), &lines.last().map_or_else(trusted_key, |line| key_of(line)), ORIGIN);
     vec![
         ("entries.jsonl", entries.to_vec()),
         ("public-key.pem", public(&trusted_key()).to_pem().into_bytes()),
@@ -200,7 +208,7 @@ fn proofs(lines: &[Vec<u8>], range: &std::ops::Range<usize>, size: usize) -> (Pr
 
 fn part_files(lines: &[Vec<u8>], range: std::ops::Range<usize>, size: usize) -> Vec<(&'static str, Vec<u8>)> {
     let (proofs, notes) = proofs(lines, &range, size);
-    let newest = vectors::note(root_of(&lines[..size]), &trusted_key(), ORIGIN);
+    let newest = vectors::note(root_of(&lines[..size]), &key_of(&lines[size - 1]), ORIGIN);
     vec![
         ("entries.jsonl", jsonl(&lines[range])),
         ("public-key.pem", public(&trusted_key()).to_pem().into_bytes()),
@@ -215,7 +223,7 @@ fn contents(lines: &[Vec<u8>]) -> Contents {
         origin: ORIGIN.into(),
         key: public(&trusted_key()),
         first: 0,
-        checkpoint: vectors::note(root_of(lines), &trusted_key(), ORIGIN),
+        checkpoint: vectors::note(root_of(lines), &key_of(&lines[lines.len() - 1]), ORIGIN),
         proofs: None,
     }
 }
@@ -260,7 +268,7 @@ fn the_vectors_are_those_that_the_generator_makes() {
     check("index.json", format!("[\n{}\n]\n", index.join(",\n")).as_bytes());
     check("trusted.pem", public(&trusted_key()).to_pem().as_bytes());
     let files = fs::read_dir(&dir).expect("a folder").count();
-    assert_eq!(files, all.len() + 4, "files that no vector has");
+    assert_eq!(files, all.len() + 5, "files that no vector has");
 }
 
 #[test]

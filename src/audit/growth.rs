@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use super::entry::TrustedKeys;
 use super::verdict::Fault;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::code::Code;
@@ -23,6 +24,8 @@ pub(super) struct Piece {
     pub(super) first: Option<Sequence>,
     /// Of each entry that holds, its `entry_hash`.
     pub(super) hashes: Vec<Digest>,
+    /// The key that signs them all: a batch ends where it changes.
+    pub(super) key: Option<PublicKey>,
     /// Where in `hashes` the way of signing changes, and at 0: from there on each entry's own
     /// signature (`None`), or one that they share.
     pub(super) runs: Vec<(usize, Option<Signature>)>,
@@ -44,12 +47,13 @@ pub(crate) struct Commit {
 pub(super) struct Claim {
     pub(super) commit: Commit,
     checkpoint: Checkpoint,
+    key: PublicKey,
 }
 
 impl Claim {
     /// Checks the signature.
-    pub(super) fn check(&self, key: &PublicKey) -> Result<(), Fault> {
-        if key.verifies(self.checkpoint.text().as_bytes(), &self.commit.signature) {
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        if self.key.verifies(self.checkpoint.text().as_bytes(), &self.commit.signature) {
             return Ok(());
         }
         let size = self.checkpoint.root().size;
@@ -101,6 +105,8 @@ pub(super) struct Growth {
     early: BTreeMap<u64, Piece>,
     /// The commit that the last entries belong to.
     open: Option<Commit>,
+    /// The key of the last entries.
+    key: PublicKey,
     /// The sizes asked for, ascending; those from `watched` on are yet to come.
     sizes: Vec<TreeSize>,
     watched: usize,
@@ -118,11 +124,14 @@ pub(crate) struct Grown {
     pub(crate) commits: Commits,
     /// The commit that goes on after the end, where that was allowed.
     pub(crate) open: Option<Commit>,
+    /// The keys up to the end.
+    pub(crate) keys: TrustedKeys,
 }
 
 impl Growth {
-    /// Begins with the tree over what comes before the first entry, and its origin where it is known.
-    pub(super) fn new(tree: Frontier, origin: Option<String>, mut sizes: Vec<TreeSize>) -> Self {
+    /// Begins with the tree over what comes before the first entry, its origin where it is known, and
+    /// the key that signs.
+    pub(super) fn new(tree: Frontier, origin: Option<String>, key: PublicKey, mut sizes: Vec<TreeSize>) -> Self {
         sizes.retain(|size| *size >= tree.size());
         sizes.sort_unstable();
         sizes.dedup();
@@ -133,6 +142,7 @@ impl Growth {
             next: 0,
             early: BTreeMap::new(),
             open: None,
+            key,
             sizes,
             watched: 0,
             passed: Vec::new(),
@@ -172,6 +182,11 @@ impl Growth {
                 }
             };
         }
+        // No commit goes on under another key.
+        if let Some(key) = piece.key.filter(|key| *key != self.key) {
+            claims.extend(self.close()?);
+            self.key = key;
+        }
         let mut runs = piece.runs.iter().peekable();
         for (index, hash) in piece.hashes.iter().enumerate() {
             if let Some((_, signature)) = runs.next_if(|(start, _)| *start == index)
@@ -205,7 +220,7 @@ impl Growth {
             (commit.line, Fault::new(Code::SignatureInvalid).at("/hsm_signature").because(fault))
         })?;
         self.commits.add(root, &commit.signature);
-        Ok(Some(Claim { commit, checkpoint }))
+        Ok(Some(Claim { commit, checkpoint, key: self.key.clone() }))
     }
 
     /// The commit that the last entries belong to, if it has not ended before them.
@@ -214,11 +229,15 @@ impl Growth {
     }
 
     /// Ends the last commit, unless it may go on after the last entry.
-    pub(super) fn finish(mut self, may_go_on: bool) -> Result<(Grown, Option<Claim>), (u64, Fault)> {
+    pub(super) fn finish(
+        mut self,
+        may_go_on: bool,
+        keys: TrustedKeys,
+    ) -> Result<(Grown, Option<Claim>), (u64, Fault)> {
         let open = self.open.filter(|_| may_go_on);
         let claim = if open.is_some() { None } else { self.close()? };
         self.watch();
         let root = (!self.rootless).then(|| self.tree.root());
-        Ok((Grown { root, passed: self.passed, commits: self.commits, open }, claim))
+        Ok((Grown { root, passed: self.passed, commits: self.commits, open, keys }, claim))
     }
 }

@@ -233,12 +233,14 @@ pub(crate) fn verify(
 
     let origin = Some(genesis.origin.as_str());
     let end = TreeSize::new(count).unwrap_or(TreeSize::MAX);
-    let mut outcome = audit::read_note(newest.as_str().as_bytes(), origin, &expectations.keys)
-        .and_then(|(note, _)| audit::check_newest(note.checkpoint().root(), &grown, None, &mut verdict));
+    let mut outcome = audit::read_note(newest.as_str().as_bytes(), origin, &grown.keys)
+        .and_then(|(note, _)| {
+            audit::check_newest(note.checkpoint().root(), &grown, None, &mut verdict, &grown.keys)
+        });
     let mut notes = Notes::default();
     reader.notes_of(Sequence(0), Sequence(count), |note| {
         if outcome.is_ok() {
-            outcome = notes.add(note.as_str().as_bytes(), origin, &expectations.keys, end);
+            outcome = notes.add(note.as_str().as_bytes(), origin, &grown.keys, end);
         }
         Ok(())
     })?;
