@@ -19,8 +19,8 @@ use std::sync::atomic::AtomicU64;
 
 use nix::fcntl::OFlag;
 
+use crate::governance::keyring::Keyring;
 use crate::ledger::checkpoint::{MAX_NOTE_BYTES, Note, NoteFault};
-use crate::ledger::key::PublicKey;
 use crate::store::{Reader, StoreError};
 use crate::token::{Keeper, ObjectError};
 
@@ -200,8 +200,8 @@ fn size_of(note: &Note) -> u64 {
 pub struct Ledger<'a> {
     /// Whom it belongs to.
     pub origin: &'a str,
-    /// Its key.
-    pub key: &'a PublicKey,
+    /// Its keys.
+    pub keys: &'a Keyring,
     /// Its entries and its tree.
     pub reader: &'a Reader,
 }
@@ -256,7 +256,7 @@ pub fn judge(anchor: &Anchor, ledger: Ledger<'_>) -> Result<(Standing, Option<No
     let entries = ledger.reader.count()?;
     let standing = if checkpoint.origin() != ledger.origin {
         Standing::OtherOrigin { origin: checkpoint.origin().to_owned() }
-    } else if let Err(fault) = note.verify(std::slice::from_ref(ledger.key)) {
+    } else if let Err(fault) = note.verify(&ledger.keys.signer_of(root.size)) {
         Standing::NotSigned(fault)
     } else if root.size.leaves() > entries {
         Standing::Ahead { anchored: root.size.leaves(), entries }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::anchors::{Planted, off_token, on_token};
 use super::successor::Predecessor;
-use super::{Fault, genesis, host, io, token_options};
+use super::{Fault, genesis, host, io, pin_latch, token_options};
 use crate::config::Config;
 use crate::governance::Policy;
 use crate::ledger::chain::Head;
@@ -59,7 +59,7 @@ pub fn init(config: &Config, mut predecessor: Option<Predecessor>) -> Result<Mad
             return Err(Fault::Exists(path.clone()));
         }
     }
-    let options = token_options(config, None)?;
+    let options = token_options(&config.token, pin_latch(config), None)?;
     let mut token = Token::open(&options)?;
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();

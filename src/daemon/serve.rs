@@ -14,20 +14,21 @@ use super::anchors::Checked;
 use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
 use super::offline::{lines, read_genesis};
-use super::{Fault, anchors, governing, host, io, token_options};
+use super::{Fault, anchors, governing, host, io, keys, pin_latch, token_opening, token_options};
 use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
 use crate::config::{self, Config, OnTokenLoss};
 use crate::failpoint;
 use crate::governance::Policy;
 use crate::governance::governor::Governor;
+use crate::governance::keyring::Keyring;
 use crate::index::Index;
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::json;
-use crate::ledger::key::PublicKey;
+use crate::ledger::key::KeyId;
 use crate::ledger::merkle::{NodeHash, TreeSize};
 use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
@@ -63,6 +64,8 @@ pub(super) struct Opened {
     pub(super) reader: Reader,
     pub(super) index: Index,
     pub(super) genesis: Genesis,
+    /// The keys, of which the token has the newest.
+    pub(super) keys: Arc<Keyring>,
     /// Which entries were checked in full.
     pub(super) verified: (u64, u64),
     pub(super) edge: Edge,
@@ -115,32 +118,43 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
     let open_index = || {
         Index::open(&config.ledger.index, &reader, |indexed| tracing::info!(indexed, "building the index"))
     };
-    let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
     let mut index = match open_index() {
         Ok(index) => index,
         Err(error) => {
             // An anchor knows more of what is gone than the index does.
-            refuse(&anchors::check(anchors::off_token(config), anchored)?)?;
+            let keys = &keys::found(&reader, &genesis)?;
+            let ledger = anchor::Ledger { origin: &genesis.origin, keys, reader: &reader };
+            refuse(&anchors::check(anchors::off_token(config), ledger)?)?;
             return Err(error.into());
         }
     };
+    let keys_now = |reader: &Reader, index: &Index| -> Result<Arc<Keyring>, Fault> {
+        Ok(governing::governor_at(reader, index, Sequence(reader.count()?))?.standing().keys.clone())
+    };
     let mut verified = check_tail(&reader, &index, &genesis)?;
-    let mut edge = check_tree(&reader, &genesis, verified.0)?;
-    let mut anchors = anchors::check(anchors::off_token(config), anchored)?;
+    let mut keys = keys_now(&reader, &index)?;
+    let mut edge = check_tree(&reader, &genesis, &keys, verified.0)?;
+    let ledger = anchor::Ledger { origin: &genesis.origin, keys: &keys, reader: &reader };
+    let mut anchors = anchors::check(anchors::off_token(config), ledger)?;
     refuse(&anchors)?;
     let mut unfinished = store.unfinished(reader.head()?)?;
-    let (pool, token) = unlock(config, &genesis)?;
-    anchors.extend(anchors::check(anchors::on_token(config, &token), anchored)?);
+    let (pool, token, key) = unlock(config, &reader, &genesis, &keys)?;
+    anchors.extend(anchors::check(anchors::on_token(config, &token), ledger)?);
     refuse(&anchors)?;
     while let Some(found) = unfinished {
-        finish(&mut store, &found, &mut edge, &pool, &genesis.key)?;
+        finish(&mut store, &found, &mut edge, &pool, key)?;
         drop(index);
         index = open_index()?;
         verified = check_tail(&reader, &index, &genesis)?;
         unfinished = store.unfinished(reader.head()?)?;
     }
+    keys = keys_now(&reader, &index)?;
+    // The last thing that was reserved may have been the change of the key.
+    if let Some(newest) = keys.newest().filter(|newest| newest.id() != key) {
+        return Err(Fault::OtherKey { expected: newest.id(), found: key });
+    }
     let algorithm = Last::read(&reader, &reader.head()?)?.algorithm;
-    Ok(Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, algorithm })
+    Ok(Opened { store, reader, index, genesis, keys, verified, edge, pool, token, anchors, algorithm })
 }
 
 /// Runs the daemon until it is told to stop.
@@ -148,7 +162,7 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
 /// # Errors
 /// When it can't start, or had to stop because of a fault.
 pub fn serve(config: &Config) -> Result<(), Fault> {
-    let Opened { store, reader, index, genesis, verified, edge, token, anchors, .. } =
+    let Opened { store, reader, index, genesis, keys, verified, edge, token, anchors, .. } =
         open(config, Absent::Refused)?;
     let head = reader.head()?;
     let governor = governing::governor_at(&reader, &index, head.next)?;
@@ -168,7 +182,7 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
     let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
     let index = Arc::new(index);
     runtime
-        .block_on(run(config, Started { store, genesis, token, anchors, index, governor, head, tree, boot }))
+        .block_on(run(config, Started { store, genesis, token, anchors, index, governor, keys, head, tree, boot }))
 }
 
 struct Started {
@@ -178,6 +192,7 @@ struct Started {
     anchors: Vec<Checked>,
     index: Arc<Index>,
     governor: Governor,
+    keys: Arc<Keyring>,
     head: Head,
     tree: TreeState,
     boot: Vec<Own>,
@@ -195,7 +210,7 @@ struct TreeState {
 type Own = (EventType, EventCategory, &'static str, String);
 
 async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, token, anchors, index, governor, head, tree, boot } = started;
+    let Started { store, genesis, token, anchors, index, governor, keys, head, tree, boot } = started;
     let genesis = Arc::new(genesis);
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
@@ -217,7 +232,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
             OnTokenLoss::Refuse => 0,
             OnTokenLoss::Hold => size(config.token.hold_entries),
         },
-        key: genesis.key.id(),
+        key: keys.newest().unwrap_or(&genesis.key).id(),
         index: index.clone(),
         policy: policy.clone(),
         governor,
@@ -276,7 +291,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         origin: genesis.origin.clone(),
         ledger: config.ledger.path.clone(),
         key: genesis.key.clone(),
-        token: token.identity().ok_or_else(|| Fault::Stopped("the token has no identity".into()))?,
+        opening: token_opening(config),
         keeper: token.clone(),
         anchors: gauges,
         policy,
@@ -359,11 +374,19 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     }
 }
 
-/// Opens the token that the genesis names and has it prove that it holds the ledger's key.
-fn unlock(config: &Config, genesis: &Genesis) -> Result<(Arc<Pool>, Arc<Keeper>), Fault> {
-    let options = token_options(config, Some(genesis.token.clone()))?;
-    let keeper = Keeper::new(options, genesis.key.clone(), &genesis.origin);
-    Ok((keeper.open()?, Arc::new(keeper)))
+/// Opens the token that has the newest key, and has it prove that it does.
+fn unlock(
+    config: &Config,
+    reader: &Reader,
+    genesis: &Genesis,
+    keys: &Arc<Keyring>,
+) -> Result<(Arc<Pool>, Arc<Keeper>, KeyId), Fault> {
+    let options = token_options(&config.token, pin_latch(config), Some(keys::token_of_newest(reader, keys, genesis)?))?;
+    let key = keys.newest().unwrap_or(&genesis.key).clone();
+    let id = key.id();
+    let keeper = Keeper::new(options, key, &genesis.origin);
+    let pool = keeper.open().map_err(|error| keys::explain(error, id, keys.terms().len() > 1))?;
+    Ok((pool, Arc::new(keeper), id))
 }
 
 /// Signs what a stopped daemon had reserved: exactly those entries, with their own key and mode.
@@ -372,9 +395,9 @@ fn finish(
     unfinished: &Unfinished,
     edge: &mut Edge,
     pool: &Pool,
-    key: &PublicKey,
+    key: KeyId,
 ) -> Result<(), Fault> {
-    if unfinished.key != key.id() || algorithm_of(&unfinished.mode).is_none() {
+    if unfinished.key != key || algorithm_of(&unfinished.mode).is_none() {
         return Err(Fault::OtherReservation {
             first: unfinished.first.0,
             key: unfinished.key,
@@ -424,7 +447,7 @@ fn head_before(reader: &Reader, sequence: u64) -> Result<Head, Fault> {
 
 /// Holds the tree that is kept against the last entries and the newest checkpoint: what a crash, a
 /// bad disk or a hand could have touched is not signed over. Gives its right edge.
-fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fault> {
+fn check_tree(reader: &Reader, genesis: &Genesis, keys: &Keyring, from: u64) -> Result<Edge, Fault> {
     let damaged = |what: String| Fault::Store(StoreError::Damaged(what));
     let count = reader.count()?;
     let sized = |size: u64| TreeSize::new(size).ok_or_else(|| damaged(format!("{size} is no tree size")));
@@ -454,7 +477,7 @@ fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fau
     }
     if let Some(note) = reader.newest_note()? {
         let (origin, root) = (note.checkpoint().origin(), note.checkpoint().root());
-        note.verify(std::slice::from_ref(&genesis.key))
+        note.verify(&keys.signer_of(root.size))
             .map_err(|fault| damaged(format!("its newest checkpoint: {fault}")))?;
         let holds = origin == genesis.origin
             && root.size.leaves() <= count
@@ -563,13 +586,12 @@ fn publishing(
 ) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
     let (sender, stopped) = mpsc::channel();
     let (ledger, settings) = (config.ledger.path.clone(), config.publish.clone());
-    let (key, origin, sequencer) = (genesis.key.clone(), genesis.origin.clone(), sequencer.clone());
+    let (origin, sequencer) = (genesis.origin.clone(), sequencer.clone());
     let task = tokio::task::spawn_blocking(move || {
         if settings.directory.as_os_str().is_empty() {
             return;
         }
-        let trust = Trust { keys: std::slice::from_ref(&key), origin: Some(&origin) };
-        publish_continuously(&ledger, &settings, trust, &sequencer, &stopped);
+        publish_continuously(&ledger, &settings, &origin, &sequencer, &stopped);
     });
     (sender, task)
 }
@@ -579,7 +601,7 @@ fn publishing(
 fn publish_continuously(
     ledger: &Path,
     settings: &config::Publish,
-    trust: Trust<'_>,
+    origin: &str,
     sequencer: &Sequencer,
     stopped: &mpsc::Receiver<()>,
 ) {
@@ -597,6 +619,8 @@ fn publish_continuously(
             Some(until) => Instant::now() > until,
             None => sequencer.gauges().stopping.load(Ordering::Acquire),
         };
+        let keys = sequencer.gauges().governor().standing().keys.keys();
+        let trust = Trust { keys: &keys, origin: Some(origin) };
         match publish_once(ledger, &mut reader, &mut publisher, trust, done, &stopping) {
             Ok(published) => {
                 if failing.take().is_some() {

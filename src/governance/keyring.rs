@@ -111,6 +111,12 @@ impl Keyring {
         self.at(Sequence(size.leaves().saturating_sub(1)))
     }
 
+    /// The key that signs checkpoints of this size, as those take it who verify notes.
+    #[must_use]
+    pub fn signer_of(&self, size: TreeSize) -> Vec<PublicKey> {
+        self.at_size(size).map(|term| term.key.clone()).into_iter().collect()
+    }
+
     fn term_of(&self, id: KeyId) -> Option<&Term> {
         self.terms.iter().find(|term| term.key.id() == id)
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::budget::Budget;
+use super::keys::Opening;
 use super::listener::Connections;
 use super::problem::Problem;
 use super::rate::Rates;
@@ -25,7 +26,7 @@ use crate::ledger::key::PublicKey;
 use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::{Refused, Sequencer};
 use crate::store::{Reader, StoreError};
-use crate::token::{Identity, Keeper};
+use crate::token::Keeper;
 
 /// Reads of the ledger that run at once; each may hold about a megabyte.
 const READS: usize = 8;
@@ -36,11 +37,11 @@ pub struct Service {
     pub origin: String,
     /// The ledger file.
     pub ledger: PathBuf,
-    /// The key that signs.
+    /// The key that the ledger began with.
     pub key: PublicKey,
-    /// The token that holds it.
-    pub token: Identity,
-    /// The same, there or not.
+    /// Where tokens may be found to rotate to.
+    pub opening: Opening,
+    /// The token of the key that signs, there or not.
     pub keeper: Arc<Keeper>,
     /// How far the anchors have come.
     pub anchors: Arc<[Gauge]>,
@@ -92,7 +93,7 @@ pub struct Parts {
     pub origin: String,
     pub ledger: PathBuf,
     pub key: PublicKey,
-    pub token: Identity,
+    pub opening: Opening,
     pub keeper: Arc<Keeper>,
     pub anchors: Arc<[Gauge]>,
     pub policy: Arc<Policy>,
@@ -116,7 +117,7 @@ impl Service {
             origin: parts.origin,
             ledger: parts.ledger,
             key: parts.key,
-            token: parts.token,
+            opening: parts.opening,
             keeper: parts.keeper,
             anchors: parts.anchors,
             policy: parts.policy,
