@@ -726,15 +726,3 @@ fn what_an_operator_writes_is_under_the_rules_in_force_too() {
     let anchor = entries.iter().find(|entry| entry["action_type"] == "ledger.anchor").expect("written");
     assert_ne!(anchor["environment"]["attestd.rules"], "default");
 }
-
-#[test]
-fn keys_cannot_be_changed_by_proposal_yet() {
-    let world = governed("[[actions]]\ntype = \"key.*\"\napprovals = 1\n");
-    let daemon = world.serve();
-    for action in ["key.rotate", "key.revoke"] {
-        daemon
-            .post("/v1/proposals", request("").replace("test.run", action))
-            .problem(422, "governance-unavailable");
-    }
-    audited(&world, daemon);
-}

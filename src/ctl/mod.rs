@@ -23,6 +23,7 @@ mod export;
 mod failure;
 mod get;
 mod histogram;
+mod key;
 mod list;
 pub mod pages;
 mod pen;
@@ -92,6 +93,7 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Verify(args) => verify::run(socket, args).await,
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,
+        cli::Command::Key(args) => key::run(socket, &args.command).await,
         cli::Command::Pin(cli::Pin { command: cli::PinCommand::Clear { config } }) => pin::clear(config),
         cli::Command::Completions { shell } => {
             pages::completions(cli::Cli::command(), *shell, &mut io::stdout().lock())?;

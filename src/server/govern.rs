@@ -480,7 +480,7 @@ impl Members {
         Ok(Members { text })
     }
 
-    fn at(code: Code, name: &str) -> Problem {
+    pub(super) fn at(code: Code, name: &str) -> Problem {
         let mut problem = Problem::new(code, code.title());
         problem.pointer = Some(format!("/{name}"));
         problem

@@ -141,6 +141,9 @@ pub(super) async fn rotate(
         service.check_verb(&peer, Verb::Administer)?;
         let (body, lease) = read_body(&service, peer.uid, request).await?;
         let to = Members::parse(&body, &["to"])?.object("to")?;
+        if to == "null" {
+            return Err(Members::at(Code::MissingMember, "to"));
+        }
         check_names(&to)?;
         check_ungoverned(&service.governor(), ROTATE)?;
         let candidate = open(&service, &to).await?;
@@ -321,6 +324,9 @@ fn root_at(reader: &Reader, size: u64) -> Result<String, Problem> {
 
 /// A canonical object with more members.
 pub(super) fn with_members(object: &str, members: &[Found]) -> Result<String, Refusal> {
+    if members.is_empty() {
+        return Ok(object.to_owned());
+    }
     let open = object.strip_suffix('}').unwrap_or(object);
     let more: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     let comma = if open == "{" { "" } else { "," };
