@@ -549,7 +549,14 @@ impl Proofs {
             }
             keys = TrustedKeys::following(&Arc::new(ring)).unwrap_or(keys);
         }
-        Ok(keys)
+        let newest = Note::parse(note).map_or(0, |note| note.checkpoint().root().size.leaves());
+        let waits = keys.keyring().terms().last().filter(|_| keys.keyring().is_waiting());
+        match waits.filter(|term| term.first.0 < newest) {
+            Some(term) => Err(Fault::new(Code::KeyActivation)
+                .within(PROOFS)
+                .because(format!("entry {}, which the checkpoint covers, is not shown", term.first))),
+            None => Ok(keys),
+        }
     }
 }
 

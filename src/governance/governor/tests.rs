@@ -9,7 +9,8 @@ use crate::governance::key::{Algorithm, tests::Pair};
 use crate::governance::{Admitted, Host, Policy, caller};
 use crate::ledger::chain::Head;
 use crate::ledger::entry::{ActorType, EventCategory, EventType, SignatureAlgorithm};
-use crate::ledger::key::KeyId;
+use crate::ledger::hash::decode_hex;
+use crate::ledger::key::{KeyId, Signature};
 
 const ORIGIN: &str = "test.example/ledger";
 
