@@ -404,8 +404,7 @@ impl Bundle {
             check_known(known, &grown, Some(newest), verdict, keys)?;
         }
         let commit = proofs.and_then(|proofs| proofs.commit.as_deref());
-        let measure =
-            self.check_notes(keys, origin, end, on_read, |notes| notes.finish(grown, commit))?;
+        let measure = self.check_notes(keys, origin, end, on_read, |notes| notes.finish(grown, commit))?;
         measures.insert(CHECKPOINTS.to_owned(), measure);
 
         let manifest = Manifest::parse(&manifest)?;
@@ -454,9 +453,7 @@ impl Bundle {
                 Interruption::Faulty(fault) => at(fault).into(),
                 unreadable => unreadable,
             })?;
-            unquote_note(&line)
-                .and_then(|note| notes.add(note.as_bytes(), origin, keys, end))
-                .map_err(at)?;
+            unquote_note(&line).and_then(|note| notes.add(note.as_bytes(), origin, keys, end)).map_err(at)?;
         }
         finish(notes).map_err(|fault| fault.within(CHECKPOINTS))?;
         Ok(lines.0.into_inner().measure())

@@ -169,9 +169,8 @@ pub struct Rotation {
 }
 
 /// Makes a `key.rotate` as a [`Step`] does, given the proof.
-pub type RotationStep = Box<
-    dyn FnOnce(&Governor, &Policy, Timestamp, &Signature) -> Result<Admitted, governor::Refused> + Send,
->;
+pub type RotationStep =
+    Box<dyn FnOnce(&Governor, &Policy, Timestamp, &Signature) -> Result<Admitted, governor::Refused> + Send>;
 
 /// Makes an entry for a time. It is called once, on the thread of the sequencer, so it is short.
 pub type Step = Box<dyn FnOnce(&Governor, &Policy, Timestamp) -> Result<Admitted, governor::Refused> + Send>;
@@ -444,9 +443,7 @@ impl Sequencer {
             | Message::Back(_)
             | Message::Proven(..)
             | Message::Fault(_)
-            | Message::Stop { .. } => {
-                (Refused::ShuttingDown, Vec::new())
-            }
+            | Message::Stop { .. } => (Refused::ShuttingDown, Vec::new()),
         })
     }
 
@@ -891,8 +888,7 @@ impl Thread {
         let Some(Rotating { rotation, .. }) = &self.rotating else { return };
         let Some(pool) = rotation.candidate.pool() else { return };
         let (at, messages) = (self.head.next, self.messages.clone());
-        let text =
-            Keyring::challenge(&self.setup.origin, self.setup.key, rotation.candidate.key().id(), at);
+        let text = Keyring::challenge(&self.setup.origin, self.setup.key, rotation.candidate.key().id(), at);
         let proven = move |proof| drop(messages.send(Message::Proven(at, proof)));
         pool.sign(vec![text], Box::new(proven));
     }

@@ -160,7 +160,8 @@ fn files(entries: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let lines: Vec<Vec<u8>> = entries.split(|byte| *byte == b'\n').map(Into::into).collect();
     let lines = &lines[..lines.len() - usize::from(lines.last().is_some_and(Vec::is_empty))];
     let notes: String = notes_of(lines).iter().map(checkpoint_line).collect();
-    let newest = vectors::note(root_of(lines), &lines.last().map_or_else(trusted_key, |line| key_of(line)), ORIGIN);
+    let newest =
+        vectors::note(root_of(lines), &lines.last().map_or_else(trusted_key, |line| key_of(line)), ORIGIN);
     vec![
         ("entries.jsonl", entries.to_vec()),
         ("public-key.pem", public(&trusted_key()).to_pem().into_bytes()),

@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 
 use super::entry::TrustedKeys;
 use super::verdict::Fault;
+use crate::governance::keyring::Revocation;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::code::Code;
 use crate::ledger::entry::Sequence;
 use crate::ledger::hash::{Digest, Hasher};
 use crate::ledger::key::{PublicKey, Signature};
-use crate::ledger::merkle::{Frontier, Root, TreeSize};
+use crate::ledger::merkle::{Frontier, Root, TreeSize, verify_consistency};
 
 /// What a batch adds to the tree.
 #[derive(Debug, Default)]
@@ -31,6 +32,17 @@ pub(super) struct Piece {
     pub(super) runs: Vec<(usize, Option<Signature>)>,
     /// The origin, if the batch holds the genesis.
     pub(super) origin: Option<String>,
+    /// What its last entry does to the keys, where that is about the tree.
+    pub(super) change: Option<KeyChange>,
+}
+
+/// What the tree has to do with a change of the keys.
+#[derive(Debug)]
+pub(super) enum KeyChange {
+    /// With this entry the term of a key ends.
+    Rotates,
+    /// A checkpoint is said to be of the tree that had this size.
+    Revokes(Revocation, TreeSize),
 }
 
 /// The entries of a commit that have been seen.
@@ -107,6 +119,8 @@ pub(super) struct Growth {
     open: Option<Commit>,
     /// The key of the last entries.
     key: PublicKey,
+    /// The trees with which the terms of keys ended.
+    ends: Vec<Root>,
     /// The sizes asked for, ascending; those from `watched` on are yet to come.
     sizes: Vec<TreeSize>,
     watched: usize,
@@ -131,7 +145,12 @@ pub(crate) struct Grown {
 impl Growth {
     /// Begins with the tree over what comes before the first entry, its origin where it is known, and
     /// the key that signs.
-    pub(super) fn new(tree: Frontier, origin: Option<String>, key: PublicKey, mut sizes: Vec<TreeSize>) -> Self {
+    pub(super) fn new(
+        tree: Frontier,
+        origin: Option<String>,
+        key: PublicKey,
+        mut sizes: Vec<TreeSize>,
+    ) -> Self {
         sizes.retain(|size| *size >= tree.size());
         sizes.sort_unstable();
         sizes.dedup();
@@ -143,6 +162,7 @@ impl Growth {
             early: BTreeMap::new(),
             open: None,
             key,
+            ends: Vec::new(),
             sizes,
             watched: 0,
             passed: Vec::new(),
@@ -198,6 +218,21 @@ impl Growth {
             self.watch();
             self.tree.push(*hash).map_err(|full| (self.next, Fault::new(Code::Sequence).because(full)))?;
             self.next += 1;
+        }
+        match piece.change {
+            None => {}
+            Some(KeyChange::Rotates) => self.ends.push(self.tree.root()),
+            Some(KeyChange::Revokes(Revocation { trusted, consistency, .. }, size)) => {
+                // Where a range begins after that tree, there is nothing to hold it against.
+                if let Some(end) = self.ends.iter().find(|end| end.size == size) {
+                    verify_consistency(&trusted, end, &consistency).map_err(|fault| {
+                        let fault = Fault::new(Code::KeyChange).at("/action_payload/consistency").because(
+                            format!("that the checkpoint which is still trusted is of this tree: {fault}"),
+                        );
+                        (self.next - 1, fault)
+                    })?;
+                }
+            }
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ pub use verdict::{CheckpointSeen, Fault, Verdict};
 
 use crate::governance::Refusal;
 use crate::governance::governor::{Governor, Standing};
-use crate::governance::keyring::{Keyring, Revocation, Term};
+use crate::governance::keyring::{self, Keyring, Revocation, Term};
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::Note;
@@ -38,7 +38,7 @@ use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryView, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::merkle::{Frontier, TreeSize};
-use growth::{Growth, Piece};
+use growth::{Growth, KeyChange, Piece};
 use ids::{Ids, Mention};
 
 /// More threads only wait for each other.
@@ -385,6 +385,7 @@ impl Audit<'_> {
             match checked {
                 Ok((entry, next)) => {
                     place = Some(next);
+                    piece.change = key_change(&entry, batch.keys.keyring());
                     piece.hashes.push(entry.entry_hash);
                     mentions.extend(entry.dependencies.iter().map(|id| Mention {
                         id: *id,
@@ -603,6 +604,15 @@ impl Findings {
     }
 }
 
+fn key_change(entry: &EntryView<'_>, keys: &Keyring) -> Option<KeyChange> {
+    match entry.action_type {
+        _ if !entry.is_daemons() => None,
+        keyring::ROTATE => Some(KeyChange::Rotates),
+        keyring::REVOKE => keys.revoked_by(entry).map(|(revoked, end)| KeyChange::Revokes(revoked, end)),
+        _ => None,
+    }
+}
+
 /// Says who signed what, where that is more than one key.
 fn describe_keys(verdict: &mut Verdict, keys: &Keyring) {
     let (mut before, mut after) = (None, None);
@@ -624,6 +634,12 @@ fn describe_keys(verdict: &mut Verdict, keys: &Keyring) {
                 key.id(),
                 trusted.size
             ));
+            if verdict.first.is_some_and(|begin| begin > last.0) {
+                verdict.not_checked.push(format!(
+                    "that the checkpoint of {} entries which entry {at} names is of this tree",
+                    trusted.size
+                ));
+            }
         }
         after = Some(first);
     }

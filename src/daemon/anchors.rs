@@ -148,7 +148,17 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
     }
     let opened = open(config, Absent::Given)?;
     let Opened {
-        mut store, reader, index, genesis, keys, mut edge, pool, token: _token, anchors, algorithm, ..
+        mut store,
+        reader,
+        index,
+        genesis,
+        keys,
+        mut edge,
+        pool,
+        token: _token,
+        anchors,
+        algorithm,
+        ..
     } = opened;
     if keys.is_waiting() {
         return Err(Fault::NotActivated);
@@ -183,8 +193,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
     let tiles =
         edge.extend(entries.iter().map(|reserved| reserved.entry.hash())).map_err(|full| stopped(&full))?;
     let checkpoint = Checkpoint::new(&genesis.origin, edge.root()).map_err(|fault| stopped(&fault))?;
-    let reservation =
-        Reservation { first, key, algorithm, entries, tiles, checkpoint: Some(checkpoint) };
+    let reservation = Reservation { first, key, algorithm, entries, tiles, checkpoint: Some(checkpoint) };
     let note = seal(&mut store, reservation, &pool)?;
     for anchor in &missing {
         anchor.write(&note)?;

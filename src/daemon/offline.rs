@@ -258,8 +258,8 @@ pub(crate) fn verify(
 
     let origin = Some(genesis.origin.as_str());
     let end = TreeSize::new(count).unwrap_or(TreeSize::MAX);
-    let mut outcome = audit::read_note(newest.as_str().as_bytes(), origin, &grown.keys)
-        .and_then(|(note, _)| {
+    let mut outcome =
+        audit::read_note(newest.as_str().as_bytes(), origin, &grown.keys).and_then(|(note, _)| {
             audit::check_newest(note.checkpoint().root(), &grown, None, &mut verdict, &grown.keys)
         });
     let mut notes = Notes::default();

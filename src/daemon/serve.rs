@@ -181,8 +181,10 @@ pub fn serve(config: &Config) -> Result<(), Fault> {
         .map_err(io("start the runtime"))?;
     let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
     let index = Arc::new(index);
-    runtime
-        .block_on(run(config, Started { store, genesis, token, anchors, index, governor, keys, head, tree, boot }))
+    runtime.block_on(run(
+        config,
+        Started { store, genesis, token, anchors, index, governor, keys, head, tree, boot },
+    ))
 }
 
 struct Started {
@@ -381,7 +383,8 @@ fn unlock(
     genesis: &Genesis,
     keys: &Arc<Keyring>,
 ) -> Result<(Arc<Pool>, Arc<Keeper>, KeyId), Fault> {
-    let options = token_options(&config.token, pin_latch(config), Some(keys::token_of_newest(reader, keys, genesis)?))?;
+    let options =
+        token_options(&config.token, pin_latch(config), Some(keys::token_of_newest(reader, keys, genesis)?))?;
     let key = keys.newest().unwrap_or(&genesis.key).clone();
     let id = key.id();
     let keeper = Keeper::new(options, key, &genesis.origin);

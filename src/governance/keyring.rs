@@ -14,6 +14,7 @@ use super::governor::{member, text};
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryView, Sequence};
 use crate::ledger::hash::Digest;
+use crate::ledger::json;
 use crate::ledger::key::{KeyId, PublicKey, Signable, Signature};
 use crate::ledger::merkle::{NodeHash, Root, TreeSize};
 
@@ -46,6 +47,8 @@ pub struct Revocation {
     pub reason: String,
     /// The last checkpoint of the key that is still trusted.
     pub trusted: Root,
+    /// What shows that it is of the tree with which the key's term ended (RFC 9162, section 2.1.4).
+    pub consistency: Vec<NodeHash>,
 }
 
 /// What an entry does to the keys.
@@ -197,6 +200,9 @@ impl Keyring {
                 let key = target(payload)?;
                 self.check_fresh(key, "/action_payload/to/key_id")
             }
+            REVOKE if member(payload, "consistency").is_some() => {
+                Err(malformed("consistency", "is for the daemon to find out"))
+            }
             REVOKE => self.read_revocation(payload, Sequence(u64::MAX)).map(drop),
             _ => Ok(()),
         }
@@ -212,7 +218,9 @@ impl Keyring {
             Some(term) if term.last.is_none() => {
                 Err(Refusal::new(Code::KeyReused).at(pointer).because("it is the key in force"))
             }
-            Some(_) => Err(Refusal::new(Code::KeyReused).at(pointer).because("it was the ledger's key before")),
+            Some(_) => {
+                Err(Refusal::new(Code::KeyReused).at(pointer).because("it was the ledger's key before"))
+            }
         }
     }
 
@@ -253,14 +261,30 @@ impl Keyring {
     }
 
     fn check_revoke(&self, entry: &EntryView<'_>) -> Result<Change, Refusal> {
-        self.read_revocation(entry.action_payload, entry.sequence_number)
-            .map(|(id, revocation)| Change::Revoke(id, revocation))
+        let payload = entry.action_payload;
+        let (id, mut revocation) = self.read_revocation(payload, entry.sequence_number)?;
+        revocation.consistency = member(payload, "consistency")
+            .filter(|list| list.starts_with('['))
+            .and_then(|list| json::elements(list).map(hash_of).collect())
+            .ok_or_else(|| malformed("consistency", "must be a list of hashes"))?;
+        Ok(Change::Revoke(id, revocation))
+    }
+
+    /// What a sound `key.revoke` says that is still trusted, and the size of the tree with which that
+    /// key's term ended.
+    #[must_use]
+    pub fn revoked_by(&self, entry: &EntryView<'_>) -> Option<(Revocation, TreeSize)> {
+        let Ok(Change::Revoke(id, revocation)) = self.check_revoke(entry) else { return None };
+        let end = self.term_of(id)?.last?.0 + 1;
+        Some((revocation, TreeSize::new(end)?))
     }
 
     fn read_revocation(&self, payload: &str, at: Sequence) -> Result<(KeyId, Revocation), Refusal> {
         let id = key_id(payload).ok_or_else(|| malformed("key_id", "must be the id of a key"))?;
         let term = self.term_of(id).ok_or_else(|| {
-            Refusal::new(Code::UnknownKey).at("/action_payload/key_id").because("it was never the ledger's key")
+            Refusal::new(Code::UnknownKey)
+                .at("/action_payload/key_id")
+                .because("it was never the ledger's key")
         })?;
         if term.revoked.is_some() {
             return Err(malformed("key_id", "it was revoked before"));
@@ -283,7 +307,8 @@ impl Keyring {
         let hash = text(checkpoint, "root")
             .and_then(|root| Digest::from_hex(root.as_bytes()))
             .ok_or_else(|| malformed("checkpoint/root", "must be 64 lower-case hex digits"))?;
-        Ok((id, Revocation { at, reason, trusted: Root { size, hash: NodeHash(hash) } }))
+        let trusted = Root { size, hash: NodeHash(hash) };
+        Ok((id, Revocation { at, reason, trusted, consistency: Vec::new() }))
     }
 
     /// Takes over what the entry `at` changes.
@@ -339,6 +364,11 @@ fn check_described(payload: &str) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+fn hash_of(value: &str) -> Option<NodeHash> {
+    let text = value.strip_prefix('"')?.strip_suffix('"')?;
+    Digest::from_hex(text.as_bytes()).map(NodeHash)
 }
 
 fn key_id(object: &str) -> Option<KeyId> {

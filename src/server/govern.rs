@@ -17,13 +17,13 @@ use super::problem::Problem;
 use super::read::Parameters;
 use super::service::Service;
 use crate::caller::Peer;
-use crate::governance::keyring;
-use crate::governance::{Policy, Refusal};
 use crate::governance::approval::{Decision, ProposalId};
 use crate::governance::caller::{Admission, named};
 use crate::governance::governor::{self, Governor, Refused};
+use crate::governance::keyring;
 use crate::governance::proposal::Proposal;
 use crate::governance::rules::{self, InForce, Rules, Verb};
+use crate::governance::{Policy, Refusal};
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, ExecutionStatus};
@@ -286,7 +286,11 @@ pub(super) async fn seal(
         let event = if rotates && possible.is_ok() {
             keys::sealing(&service, &attempt.action_payload, seal).await?
         } else {
-            Event::Step(Box::new(move |governor, policy, now| seal(governor, policy, now, Vec::new())))
+            let found = match attempt.action_type.as_str() {
+                keyring::REVOKE => keys::revoking(&service, &attempt.action_payload).await?,
+                _ => Vec::new(),
+            };
+            Event::Step(Box::new(move |governor, policy, now| seal(governor, policy, now, found)))
         };
         match perform(&service, event).await? {
             Ok(line) => Ok(leased(StatusCode::CREATED, line, lease)),

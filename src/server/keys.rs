@@ -67,8 +67,8 @@ impl Opening {
             }
             (token.pin_file, token.pin_credential) = (path.into(), String::new());
         }
-        let options = token_options(&token, self.latch.clone(), None)
-            .map_err(|fault| at("uri", fault.to_string()))?;
+        let options =
+            token_options(&token, self.latch.clone(), None).map_err(|fault| at("uri", fault.to_string()))?;
         let known = std::iter::once(&self.token.module).chain(&self.token.other_modules);
         if !known.into_iter().any(|known| *known == options.module) {
             let detail = format!(
@@ -182,11 +182,10 @@ pub(super) async fn revoke(
 ) -> Response {
     let result = async {
         service.check_verb(&peer, Verb::Administer)?;
-        let id = id
-            .ok()
-            .and_then(|Path(text)| Digest::from_hex(text.as_bytes()))
-            .map(KeyId)
-            .ok_or_else(|| Problem::new(Code::BadParameter, "a key is named by 64 lower-case hex digits"))?;
+        let id =
+            id.ok().and_then(|Path(text)| Digest::from_hex(text.as_bytes())).map(KeyId).ok_or_else(|| {
+                Problem::new(Code::BadParameter, "a key is named by 64 lower-case hex digits")
+            })?;
         let (body, lease) = read_body(&service, peer.uid, request).await?;
         let members = Members::parse(&body, &["reason", "size"])?;
         let (reason, size) = (members.text("reason")?, members.number("size")?);
@@ -196,7 +195,10 @@ pub(super) async fn revoke(
         let term = term.ok_or_else(|| Problem::new(Code::NotFound, "the ledger never had this key"))?;
         // Where nothing is said, all that it signed stays trusted.
         let size = size.or(term.last.map(|last| last.0 + 1)).unwrap_or(u64::MAX);
-        let root = service.read(move |_, reader| root_at(reader, size)).await?;
+        let end = term.last.map_or(size, |last| last.0 + 1);
+        let (root, found) = service
+            .read(move |_, reader| Ok((root_at(reader, size)?, consistency(reader, size, end)?)))
+            .await?;
         let peer = peer.clone();
         let make: Step = Box::new(move |governor, policy, _| {
             check_ungoverned(governor, REVOKE)?;
@@ -207,6 +209,7 @@ pub(super) async fn revoke(
                 quoted(&reason),
                 quoted(&actor_id),
             );
+            let payload = with_members(&payload, &[found])?;
             Ok(policy.own_under(&rules.label(), own(EventType::Change, REVOKE, payload), fresh_id()))
         });
         step(&service, Event::Step(make), lease).await
@@ -216,7 +219,11 @@ pub(super) async fn revoke(
 }
 
 /// Whether what is proposed could be done here: the daemon says so before people sign for it.
-pub(super) async fn check_proposed(service: &Arc<Service>, action: &str, payload: &str) -> Result<(), Problem> {
+pub(super) async fn check_proposed(
+    service: &Arc<Service>,
+    action: &str,
+    payload: &str,
+) -> Result<(), Problem> {
     match action {
         ROTATE => {
             let to = json::member(payload, "to").unwrap_or("{}").to_owned();
@@ -226,7 +233,8 @@ pub(super) async fn check_proposed(service: &Arc<Service>, action: &str, payload
         REVOKE => {
             service.governor().standing().keys.check_proposed(action, payload)?;
             let checkpoint = json::member(payload, "checkpoint").unwrap_or("{}").to_owned();
-            let size = json::member(&checkpoint, "size").and_then(|size| size.parse().ok()).unwrap_or(u64::MAX);
+            let size =
+                json::member(&checkpoint, "size").and_then(|size| size.parse().ok()).unwrap_or(u64::MAX);
             let root = service.read(move |_, reader| root_at(reader, size)).await?;
             if json::member(&checkpoint, "root") == Some(&format!("\"{root}\"")) {
                 return Ok(());
@@ -249,6 +257,18 @@ pub(super) async fn sealing(
 ) -> Result<Event, Problem> {
     let to = json::member(payload, "to").unwrap_or("{}").to_owned();
     Ok(rotation(open(service, &to).await?, seal))
+}
+
+/// What the daemon adds to a `key.revoke` that was approved.
+pub(super) async fn revoking(service: &Arc<Service>, payload: &str) -> Result<Vec<Found>, Problem> {
+    let text = |name: &str| json::member(payload, name).map(|value| json::unquote(value.as_bytes()));
+    let governor = service.governor();
+    let id = text("key_id");
+    let term = governor.standing().keys.terms().iter().find(|term| Some(term.key.id().to_string()) == id);
+    let Some(end) = term.and_then(|term| term.last).map(|last| last.0 + 1) else { return Ok(Vec::new()) };
+    let size = json::member(payload, "checkpoint").and_then(|checkpoint| json::member(checkpoint, "size"));
+    let size = size.and_then(|size| size.parse().ok()).unwrap_or(end);
+    service.read(move |_, reader| Ok(vec![consistency(reader, size, end)?])).await
 }
 
 /// A member of the payload that only the daemon knows: name and canonical value.
@@ -317,9 +337,22 @@ fn check_ungoverned(governor: &Governor, action: &str) -> Result<(), Refusal> {
 fn root_at(reader: &Reader, size: u64) -> Result<String, Problem> {
     let count = reader.count()?;
     let size = TreeSize::new(size).filter(|size| size.leaves() <= count).ok_or_else(|| {
-        Problem::new(Code::KeyChange, format!("`size` must be that of a checkpoint of the key; there are {count} entries"))
+        Problem::new(
+            Code::KeyChange,
+            format!("`size` must be that of a checkpoint of the key; there are {count} entries"),
+        )
     })?;
     Ok(reader.tree(count)?.root(size).map_err(StoreError::from)?.hash.to_string())
+}
+
+/// That the tree of `size` entries is the beginning of that of `end`.
+fn consistency(reader: &Reader, size: u64, end: u64) -> Result<Found, Problem> {
+    let sized = |size: u64| TreeSize::new(size).filter(|size| (1..=end).contains(&size.leaves()));
+    // What is out of range the keyring refuses, in words.
+    let (Some(size), Some(end)) = (sized(size), sized(end)) else { return Ok(("consistency", "[]".into())) };
+    let path = reader.tree(end.leaves())?.consistency(size, end).map_err(StoreError::from)?;
+    let hashes: Vec<String> = path.iter().map(|hash| format!("\"{hash}\"")).collect();
+    Ok(("consistency", format!("[{}]", hashes.join(","))))
 }
 
 /// A canonical object with more members.

@@ -5,6 +5,8 @@ use attestd::governance::keyring::Keyring;
 use attestd::ledger::code::Code;
 use attestd::ledger::entry::Sequence;
 use attestd::ledger::hash::{Digest, encode_hex};
+use attestd::ledger::merkle::TreeSize;
+use attestd::ledger::tile::{Edge, Tile, TileBytes, Tree};
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey};
 
@@ -45,11 +47,37 @@ fn activate(draft: &mut Draft, old: &SigningKey, new: &SigningKey) {
 }
 
 fn revoke(draft: &mut Draft, key: &SigningKey, size: u64) {
-    let (id, root) = (public(key).id(), Digest::of(b"a root"));
+    let (root, path) = shown(size);
+    revoke_with(draft, key, size, &root, &path);
+}
+
+fn revoke_with(draft: &mut Draft, key: &SigningKey, size: u64, root: &str, path: &str) {
     let payload = format!(
-        r#"{{"checkpoint":{{"root":"{root}","size":{size}}},"key_id":"{id}","reason":"it was left in a taxi"}}"#
+        r#"{{"checkpoint":{{"root":"{root}","size":{size}}},"consistency":{path},"key_id":"{}","reason":"it was left in a taxi"}}"#,
+        public(key).id()
     );
     make_daemons(draft, "CHANGE", "key.revoke", payload);
+}
+
+/// The root of the first `size` entries, and the proof that those of the first key begin with them.
+fn shown(size: u64) -> (String, String) {
+    let lines = rotated(3, |_| {});
+    let mut edge = Edge::new();
+    let tiles: Vec<TileBytes> = edge.extend(lines.iter().map(|line| hash_of(line))).expect("room");
+    let read = |tile: Tile| tiles.iter().find(|t| t.tile == tile).map(|t| t.bytes.clone()).ok_or(());
+    let sized = |size: u64| TreeSize::new(size).expect("a size");
+    let mut tree = Tree::new(sized(3), read);
+    if !(1..=3).contains(&size) {
+        return ("ab".repeat(32), "[]".into());
+    }
+    let path = tree.consistency(sized(size), sized(3)).expect("a proof");
+    let path: Vec<String> = path.iter().map(|hash| format!("\"{hash}\"")).collect();
+    (tree.root(sized(size)).expect("a root").hash.to_string(), format!("[{}]", path.join(",")))
+}
+
+fn hash_of(line: &[u8]) -> Digest {
+    let entry: serde_json::Value = serde_json::from_slice(line).expect("JSON");
+    Digest::from_hex(entry["entry_hash"].as_str().expect("a hash").as_bytes()).expect("hex")
 }
 
 fn by(draft: &mut Draft, key: &SigningKey) {
@@ -113,9 +141,16 @@ pub(super) fn all() -> Vec<Vector> {
     accept("keys-rotated-last", "a rotation that is not completed yet", rotated(3, |_| {}));
     accept("keys-activated-last", "a rotation that is", rotated(4, |_| {}));
     accept("keys-rotated-twice", "three keys", ledger(8, back));
-    accept("keys-rotated-commits", "from one key to another in mode commit", commits(6, 0, &[1, 3, 4], hand_over));
+    accept(
+        "keys-rotated-commits",
+        "from one key to another in mode commit",
+        commits(6, 0, &[1, 3, 4], hand_over),
+    );
     accept("keys-revoked", "the key before is not trusted to its end", {
         rotated(6, |draft| revoke(draft, &trusted_key(), 2))
+    });
+    accept("keys-revoked-to-its-end", "the key before is trusted to its end, and no further", {
+        rotated(6, |draft| revoke(draft, &trusted_key(), 3))
     });
 
     let mut reject = |sequence, name, about, code, twin, lines| {
@@ -139,20 +174,35 @@ pub(super) fn all() -> Vec<Vector> {
     reject(4, "keys-new-as-old", "the new key under the old one's id", KeyRange, plain, {
         rotated(5, |d| d.set("signing_key_id", quote(&public(&trusted).id().to_string())))
     });
-    reject(4, "keys-unknown", "a key that nobody named", UnknownKey, plain, rotated(5, |d| by(d, &third_key())));
+    reject(
+        4,
+        "keys-unknown",
+        "a key that nobody named",
+        UnknownKey,
+        plain,
+        rotated(5, |d| by(d, &third_key())),
+    );
     let last = "keys-rotated-last";
     reject(2, "keys-rotated-by-new", "a rotation that the new key signs", UnknownKey, last, {
         rotated(3, |d| by(d, &other))
     });
-    reject(2, "keys-rotated-as-old", "a rotation that the new key signs in the old one's name", SignatureInvalid, last, {
-        rotated(3, |d| d.key = other.clone())
-    });
+    reject(
+        2,
+        "keys-rotated-as-old",
+        "a rotation that the new key signs in the old one's name",
+        SignatureInvalid,
+        last,
+        { rotated(3, |d| d.key = other.clone()) },
+    );
 
     let done = "keys-activated-last";
     reject(3, "keys-not-activated", "a client's entry after a rotation", KeyActivation, done, {
-        ledger(4, |sequence, draft| {
-            if sequence == 3 { by(draft, &other_key()) } else { hand_over(sequence, draft) }
-        })
+        ledger(
+            4,
+            |sequence, draft| {
+                if sequence == 3 { by(draft, &other_key()) } else { hand_over(sequence, draft) }
+            },
+        )
     });
     reject(3, "keys-not-activated-boot", "a boot after a rotation", KeyActivation, done, {
         rotated(4, |d| make_daemons(d, "BOOT", "system_initialization", r#"{"version":"0.1.0"}"#))
@@ -187,8 +237,22 @@ pub(super) fn all() -> Vec<Vector> {
     });
 
     let sound = proof(ORIGIN, &trusted, &other, 2);
-    reject(2, "keys-proof-by-old", "the old key proves the new one", KeyProof, last, proven(&trusted, &sound));
-    reject(2, "keys-proof-by-third", "another key proves the new one", KeyProof, last, proven(&third_key(), &sound));
+    reject(
+        2,
+        "keys-proof-by-old",
+        "the old key proves the new one",
+        KeyProof,
+        last,
+        proven(&trusted, &sound),
+    );
+    reject(
+        2,
+        "keys-proof-by-third",
+        "another key proves the new one",
+        KeyProof,
+        last,
+        proven(&third_key(), &sound),
+    );
     reject(2, "keys-proof-place", "a proof for another sequence number", KeyProof, last, {
         proven(&other, &proof(ORIGIN, &trusted, &other, 3))
     });
@@ -229,11 +293,25 @@ pub(super) fn all() -> Vec<Vector> {
     reject(2, "keys-rotated-unasked", "to a key that nobody asked for", KeyChange, last, {
         spoiled(&format!("\"to\":{{\"key_id\":\"{other_id}"), &format!("\"to\":{{\"key_id\":\"{third_id}"))
     });
-    reject(2, "keys-rotated-to-nothing", "without what was asked for", KeyChange, last, spoiled("\"to\":", "\"tn\":"));
+    reject(
+        2,
+        "keys-rotated-to-nothing",
+        "without what was asked for",
+        KeyChange,
+        last,
+        spoiled("\"to\":", "\"tn\":"),
+    );
     reject(2, "keys-rotated-pem", "a PEM that is spelt otherwise", KeyChange, last, {
         spoiled("-----END PUBLIC KEY-----\\n", "-----END PUBLIC KEY-----")
     });
-    reject(2, "keys-rotated-token", "without a word on the token", KeyChange, last, spoiled("\"serial\"", "\"serian\""));
+    reject(
+        2,
+        "keys-rotated-token",
+        "without a word on the token",
+        KeyChange,
+        last,
+        spoiled("\"serial\"", "\"serian\""),
+    );
     reject(2, "keys-rotated-attributes", "an attribute in quotes", KeyChange, last, {
         spoiled("\"extractable\":false", "\"extractable\":\"false\"")
     });
@@ -258,6 +336,20 @@ pub(super) fn all() -> Vec<Vector> {
             d.payload(payload);
         })
     });
+    reject(5, "keys-revoked-root", "a checkpoint of another tree", KeyChange, revoked, {
+        rotated(6, |d| revoke_with(d, &trusted, 2, &"ab".repeat(32), &shown(2).1))
+    });
+    reject(
+        5,
+        "keys-revoked-unshown",
+        "a checkpoint that nothing shows to be of the tree",
+        KeyChange,
+        revoked,
+        { rotated(6, |d| revoke_with(d, &trusted, 2, &shown(2).0, "[]")) },
+    );
+    reject(5, "keys-revoked-proof", "no proof", KeyChange, revoked, {
+        rotated(6, |d| revoke_with(d, &trusted, 2, &shown(2).0, "null"))
+    });
     reject(6, "keys-revoked-twice", "revoked again", KeyChange, revoked, {
         ledger(7, |sequence, draft| {
             hand_over(sequence, draft);
@@ -281,12 +373,19 @@ pub(super) fn all() -> Vec<Vector> {
     reject(1, "keys-commit-goes-on", "a commit that ends under the new key", SignatureInvalid, shared, {
         commits(6, 0, &[1, 4], hand_over)
     });
-    reject(1, "keys-commit-by-new", "the rotation's commit is signed by the new key", SignatureInvalid, shared, {
-        commits(6, 0, &[1, 3, 4], |sequence, draft| {
-            hand_over(sequence, draft);
-            draft.key = if sequence > 0 { other_key() } else { trusted_key() };
-        })
-    });
+    reject(
+        1,
+        "keys-commit-by-new",
+        "the rotation's commit is signed by the new key",
+        SignatureInvalid,
+        shared,
+        {
+            commits(6, 0, &[1, 3, 4], |sequence, draft| {
+                hand_over(sequence, draft);
+                draft.key = if sequence > 0 { other_key() } else { trusted_key() };
+            })
+        },
+    );
     reject(4, "keys-commit-by-old", "a later commit is signed by the old key", SignatureInvalid, shared, {
         commits(6, 0, &[1, 3, 4], |sequence, draft| {
             hand_over(sequence, draft);

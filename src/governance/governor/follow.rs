@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::governance::Refusal;
 use crate::governance::approval::{Approval, Decision, ProposalId, Subject};
 use crate::governance::caller::{Admission, Peer};
-use crate::governance::keyring::{Change, Keyring};
 use crate::governance::invariant::{Judged, Quorum, assess, judge};
+use crate::governance::keyring::{Change, Keyring};
 use crate::governance::proof::{self, Event, Provided};
 use crate::governance::proposal::{Ending, Given, Party, Proposal};
 use crate::governance::rules::{BUILT_IN_PROOFS, Demand, Verb};
@@ -503,7 +503,9 @@ impl Governor {
         }
         if draft.action_type == "rules.set" {
             match member(&draft.action_payload, "rules") {
-                Some(proposed) => drop(read_rules(proposed, &self.standing.keys.keys(), "/action_payload/rules")?),
+                Some(proposed) => {
+                    drop(read_rules(proposed, &self.standing.keys.keys(), "/action_payload/rules")?)
+                }
                 None => return malformed("/action_payload/rules", "the rules that are proposed are missing"),
             }
         }

@@ -612,7 +612,8 @@ fn the_ledger_never_shares_a_key_with_an_approver() {
         assert_eq!(code(refused), Code::RulesSharedKey, "{approvers}: in whatever format");
     }
     rotate(&mut book, 50).expect("nobody's");
-    let id = |seed| PublicKey::from_pem(Pair::new(Algorithm::EcdsaP256, seed).key.to_text()).expect("a key").id();
+    let id =
+        |seed| PublicKey::from_pem(Pair::new(Algorithm::EcdsaP256, seed).key.to_text()).expect("a key").id();
     let payload = format!(r#"{{"key_id":"{}","previous_key_id":"{}"}}"#, id(50), id(7));
     book.write_own(EventType::Change, "key.activate", payload).expect("the new key's first");
     let new = Pair::new(Algorithm::SshP256, 50).key.to_text().to_owned();
