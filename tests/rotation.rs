@@ -503,3 +503,50 @@ fn a_key_that_is_gone_for_good_ends_in_a_successor_that_keeps_what_was_reserved(
     let entry: Value = serde_json::from_str(unsealed.trim()).expect("JSON");
     assert_eq!(entry["action_type"], "test.run");
 }
+
+#[test]
+fn the_anchors_go_with_the_key() {
+    let world = World::without_ledger();
+    world.configure(
+        "anchor",
+        "file = \"anchor\"\nfile_interval_seconds = 1\ntoken = true\ntoken_interval_seconds = 1",
+    );
+    let output = world.attestd(&["init"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let next = next_token(&world);
+    let daemon = world.serve();
+    rotate(&daemon, &next);
+    daemon.append(REQUEST);
+    let current = || {
+        let anchors = daemon.get("/v1/stats").json()["anchors"].clone();
+        anchors.as_array().expect("anchors").iter().all(|anchor| anchor["entries"].as_u64() >= Some(5))
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !current() {
+        assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(daemon.stop().success());
+    name(&world, &next);
+    let daemon = world.serve();
+    daemon.append(REQUEST);
+    assert!(daemon.stop().success());
+    check_change(&audited(&world));
+}
+
+#[test]
+fn the_old_token_may_go_away_after_the_rotation() {
+    let world = world("each");
+    let next = next_token(&world);
+    let daemon = world.serve();
+    rotate(&daemon, &next);
+    daemon.append(REQUEST);
+    run(world.program("softhsm2-util").args(["--delete-token", "--token", "attestd"]));
+    daemon.append(REQUEST);
+    assert!(daemon.stop().success());
+    name(&world, &next);
+    let daemon = world.serve();
+    daemon.append(REQUEST);
+    assert!(daemon.stop().success());
+    check_change(&audited(&world));
+}

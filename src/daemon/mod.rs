@@ -300,7 +300,7 @@ pub(crate) fn pin_latch(config: &Config) -> Latch {
 
 /// Where tokens may be found to rotate to.
 fn token_opening(config: &Config) -> Opening {
-    Opening { token: config.token.clone(), latch: next_pin_latch(config) }
+    Opening { token: config.token.clone(), latch: next_pin_latch(config), anchored: config.anchor.token }
 }
 
 /// What keeps the refused PIN of a token that is rotated to from being tried again. Not that of the token

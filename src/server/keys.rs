@@ -14,6 +14,7 @@ use super::govern::{Members, caller, own, step};
 use super::problem::Problem;
 use super::read::{json_answer, quoted, token_json};
 use super::service::{Service, internal};
+use crate::anchor;
 use crate::caller::Peer;
 use crate::config;
 use crate::daemon::genesis::attributes_json;
@@ -39,6 +40,8 @@ pub struct Opening {
     pub token: config::Token,
     /// Of the tokens that are rotated to. Its PIN is another one, so it must not stop the one in use.
     pub latch: Latch,
+    /// Whether an anchor is kept on the token.
+    pub anchored: bool,
 }
 
 impl Opening {
@@ -318,7 +321,21 @@ async fn open(service: &Arc<Service>, to: &str) -> Result<Candidate, Problem> {
         return Err(problem);
     }
     service.governor().standing().keys.check_fresh(found, "/to")?;
-    Ok(candidate)
+    if !service.opening.anchored {
+        return Ok(candidate);
+    }
+    // Once the token is the ledger's, one without an anchor would stop the daemon.
+    service
+        .read(move |service, reader| {
+            let keys = service.governor().standing().keys.clone();
+            let ledger = anchor::Ledger { origin: &service.origin, keys: &keys, reader };
+            if let (Some(note), Some(pool)) = (reader.newest_note()?, candidate.pool()) {
+                anchor::plant(pool, &note, ledger)
+                    .map_err(|why| Problem::new(Code::TokenUnavailable, format!("the new token: {why}")))?;
+            }
+            Ok(candidate)
+        })
+        .await
 }
 
 /// `to` has no members but those that are understood.

@@ -192,7 +192,7 @@ pub(super) fn all() -> Vec<Vector> {
         "a rotation that the new key signs in the old one's name",
         SignatureInvalid,
         last,
-        { rotated(3, |d| d.key = other.clone()) },
+        rotated(3, |d| d.key = other.clone()),
     );
 
     let done = "keys-activated-last";
@@ -345,7 +345,7 @@ pub(super) fn all() -> Vec<Vector> {
         "a checkpoint that nothing shows to be of the tree",
         KeyChange,
         revoked,
-        { rotated(6, |d| revoke_with(d, &trusted, 2, &shown(2).0, "[]")) },
+        rotated(6, |d| revoke_with(d, &trusted, 2, &shown(2).0, "[]")),
     );
     reject(5, "keys-revoked-proof", "no proof", KeyChange, revoked, {
         rotated(6, |d| revoke_with(d, &trusted, 2, &shown(2).0, "null"))

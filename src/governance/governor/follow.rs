@@ -504,7 +504,7 @@ impl Governor {
         if draft.action_type == "rules.set" {
             match member(&draft.action_payload, "rules") {
                 Some(proposed) => {
-                    drop(read_rules(proposed, &self.standing.keys.keys(), "/action_payload/rules")?)
+                    drop(read_rules(proposed, &self.standing.keys.keys(), "/action_payload/rules")?);
                 }
                 None => return malformed("/action_payload/rules", "the rules that are proposed are missing"),
             }
