@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Answer, Daemon, REQUEST, World, module};
+use common::{Answer, Daemon, REQUEST, World, inject, module};
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
 use p256::pkcs8::{EncodePublicKey as _, LineEnding};
@@ -549,4 +549,60 @@ fn the_old_token_may_go_away_after_the_rotation() {
     daemon.append(REQUEST);
     assert!(daemon.stop().success());
     check_change(&audited(&world));
+}
+
+#[test]
+fn a_token_lost_before_it_signed_the_change_comes_back_signs_it_and_hands_over() {
+    let world = world("each");
+    world.use_shim();
+    inject(&world.shim_control(), "");
+    world.configure("limits", "queue_wait_seconds = 1");
+    let next = next_token(&world);
+    let count = world.dir().join("signed");
+    inject(&world.shim_control(), &format!("count {}\n", count.display()));
+    let daemon = world.serve();
+    daemon.append(REQUEST);
+    let (before, _) = common::shim_count(&count);
+    inject(&world.shim_control(), &format!("delay C_Sign 400ms serial\ncount {}\n", count.display()));
+    let answer = std::thread::scope(|scope| {
+        let rotating = scope.spawn(|| daemon.post("/v1/keys:rotate", json!({ "to": to(&next) }).to_string()));
+        // The new key signs twice, to show that it is there and for the change. What comes then is the old
+        // one's to sign: the entry and the last checkpoint.
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while common::shim_count(&count).0 < before + 2 {
+            assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        inject(&world.shim_control(), "return C_Sign CKR_DEVICE_ERROR\n");
+        rotating.join().expect("no panic")
+    });
+    answer.problem(503, "outcome-unknown");
+    daemon.get("/readyz").problem(503, "token-unavailable");
+    inject(&world.shim_control(), "");
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while daemon.get("/readyz").status != 200
+        || daemon.get("/v1/keys").json()["keys"].as_array().map(Vec::len) != Some(2)
+    {
+        assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The new key's token is looked for once more.
+    let mut answer = daemon.post("/v1/entries", REQUEST);
+    while answer.status == 503 && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+        answer = daemon.post("/v1/entries", REQUEST);
+    }
+    assert_eq!(answer.status, 201, "{}\n{}", answer.text(), daemon.log());
+    assert!(daemon.stop().success());
+    let entries = audited(&world);
+    check_change(&entries);
+    let reasons: Vec<&str> = entries
+        .iter()
+        .filter(|entry| entry["action_type"] == "system_recovered")
+        .filter_map(|entry| entry["action_payload"]["reason"].as_str())
+        .collect();
+    assert!(
+        reasons.len() == 2 && reasons[0].contains("DeviceError") && reasons[1].contains("opened once more"),
+        "{reasons:?}"
+    );
 }
