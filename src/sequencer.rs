@@ -311,7 +311,7 @@ impl Gauges {
         self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_away(&self, why: Option<String>) {
+    pub(crate) fn set_away(&self, why: Option<String>) {
         *self.away.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
@@ -374,6 +374,8 @@ pub struct Sequencer {
     queue_wait: Duration,
     /// How many entries of each caller wait.
     shares: Mutex<HashMap<u32, Arc<AtomicU64>>>,
+    /// It takes nothing, because the token has not been there yet.
+    parked: bool,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -399,8 +401,29 @@ impl Sequencer {
             gauges,
             queue_wait,
             shares: Mutex::default(),
+            parked: false,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// One that takes nothing: for a ledger that is read while its token is away from the start.
+    #[must_use]
+    pub fn parked(head: Head, governor: Governor, algorithm: SignatureAlgorithm, why: String) -> Self {
+        let gauges = Gauges::default();
+        gauges.committed.store(head.next.0, Ordering::Release);
+        *gauges.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
+        *gauges.governor.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(governor);
+        gauges.set_algorithm(algorithm);
+        gauges.set_away(Some(why));
+        Sequencer {
+            // Nobody hears what is sent, and nothing is.
+            messages: mpsc::channel().0,
+            gauges: Arc::new(gauges),
+            queue_wait: Duration::ZERO,
+            shares: Mutex::default(),
+            parked: true,
+            thread: Mutex::new(None),
+        }
     }
 
     /// The figures.
@@ -422,6 +445,10 @@ impl Sequencer {
     ) -> Result<(), (Refused, Vec<Submission>)> {
         if self.gauges.stopping.load(Ordering::Acquire) {
             return Err((Refused::ShuttingDown, submissions));
+        }
+        if self.parked {
+            self.gauges.refused_away.fetch_add(submissions.len() as u64, Ordering::Relaxed);
+            return Err((Refused::TokenAway, submissions));
         }
         if let Some(uid) = uid {
             let share = self.share(uid);
@@ -1542,7 +1569,7 @@ enum Known {
 }
 
 /// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

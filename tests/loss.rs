@@ -253,3 +253,45 @@ fn a_refused_pin_is_tried_once_however_often_the_daemon_starts() {
     world.audit();
     assert_eq!(json!(world.dir().join("pin-latch").exists()), json!(false));
 }
+
+#[test]
+fn away_at_the_start_the_ledger_is_read_and_boot_is_written_when_it_comes() {
+    let world = shimmed("");
+    let daemon = world.serve();
+    let first = daemon.append(REQUEST);
+    inject(&world.shim_control(), "return C_Sign CKR_DEVICE_ERROR\n");
+    // Reserved, for the token to sign when it is there at last.
+    daemon.post("/v1/entries", REQUEST).problem(503, "outcome-unknown");
+    daemon.kill();
+    // No token in any slot.
+    inject(&world.shim_control(), "return C_GetSlotList CKR_DEVICE_ERROR\n");
+    let daemon = world.serve();
+    assert_eq!(daemon.get(&format!("/v1/entries/{}", first["sequence_number"])).json(), first);
+    assert_eq!(daemon.get("/v1/entries").json()["entries"].as_array().map(Vec::len), Some(3));
+    daemon.post("/v1/entries", REQUEST).problem(503, "token-unavailable");
+    let ready = daemon.get("/readyz").problem(503, "token-unavailable");
+    assert!(ready["detail"].as_str().is_some_and(|why| why.contains("DeviceError")), "{ready}");
+    assert_eq!(daemon.get("/livez").status, 200);
+    // A stop while it waits writes nothing.
+    assert!(daemon.stop().success());
+    let daemon = world.serve();
+    inject(&world.shim_control(), "");
+    wait_until_ready(&daemon);
+    daemon.append(REQUEST);
+    assert!(daemon.stop().success());
+    let entries = entries(&world);
+    let actions: Vec<&str> =
+        entries.iter().map(|entry| entry["action_type"].as_str().expect("text")).collect();
+    assert_eq!(
+        actions,
+        [
+            "ledger.genesis",
+            "system_initialization",
+            "test.run",
+            "test.run",
+            "system_initialization",
+            "test.run",
+            "system_shutdown"
+        ]
+    );
+}

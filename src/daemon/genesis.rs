@@ -5,7 +5,7 @@ use crate::ledger::json;
 use crate::ledger::key::{PublicKey, is_origin};
 use crate::server::read::{quoted, token_json};
 use crate::store::Line;
-use crate::token::{Expected, Identity, KeyAttributes};
+use crate::token::{Identity, KeyAttributes};
 
 /// The `action_type` of entry 0.
 pub const ACTION_TYPE: &str = "ledger.genesis";
@@ -18,7 +18,7 @@ pub struct Genesis {
     /// The key that it was begun with.
     pub key: PublicKey,
     /// The token that held it.
-    pub token: Expected,
+    pub token: Identity,
 }
 
 impl Genesis {
@@ -45,10 +45,15 @@ impl Genesis {
 }
 
 /// The token that the payload of an entry describes; an error is in words that follow the entry.
-pub(super) fn token_in(payload: &str) -> Result<Expected, String> {
+pub(super) fn token_in(payload: &str) -> Result<Identity, String> {
     let token = json::member(payload, "token").filter(|token| token.starts_with('{'));
     let token = token.ok_or("has no token")?;
-    Ok(Expected { serial: text(token, "serial")?, model: text(token, "model")? })
+    Ok(Identity {
+        manufacturer: text(token, "manufacturer")?,
+        model: text(token, "model")?,
+        serial: text(token, "serial")?,
+        label: text(token, "label")?,
+    })
 }
 
 fn text(object: &str, name: &str) -> Result<String, String> {

@@ -10,7 +10,7 @@ use crate::ledger::canonical;
 use crate::ledger::entry::{EntryView, Sequence};
 use crate::ledger::key::KeyId;
 use crate::store::{Reader, StoreError};
-use crate::token::{Expected, TokenError};
+use crate::token::{Identity, TokenError};
 
 /// The keys that the ledger's entries name, found without an index. What the auditor would refuse
 /// names none: this is for a ledger that is not to be extended, or not yet.
@@ -39,7 +39,7 @@ pub(super) fn token_of_newest(
     reader: &Reader,
     keys: &Arc<Keyring>,
     genesis: &Genesis,
-) -> Result<Expected, Fault> {
+) -> Result<Identity, Fault> {
     let first = keys.terms().last().map_or(Sequence(0), |term| term.first);
     let Some(rotation) = first.0.checked_sub(1) else { return Ok(genesis.token.clone()) };
     let damaged = |what: String| Fault::Store(StoreError::Damaged(format!("entry {rotation} {what}")));

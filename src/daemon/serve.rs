@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -17,29 +18,31 @@ use super::offline::{lines, read_genesis};
 use super::{Fault, anchors, governing, host, io, keys, pin_latch, token_opening, token_options};
 use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
+use crate::caller::Access;
 use crate::config::{self, Config, OnTokenLoss};
 use crate::failpoint;
 use crate::governance::Policy;
 use crate::governance::governor::Governor;
 use crate::governance::keyring::Keyring;
-use crate::index::Index;
+use crate::governance::rules::Rules;
+use crate::index::{Index, IndexError};
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::json;
-use crate::ledger::key::KeyId;
+use crate::ledger::key::{KeyId, PublicKey};
 use crate::ledger::merkle::{NodeHash, TreeSize};
 use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
-use crate::sequencer::{Event, MODE_CHANGE, Outcome, Sequencer, Setup, now};
+use crate::sequencer::{Event, MODE_CHANGE, Outcome, Sequencer, Setup, chain, now};
 use crate::server::budget::Budget;
-use crate::server::listener::{self, Connections, Limits};
+use crate::server::listener::{self, Limits};
 use crate::server::routes;
 use crate::server::service::{Parts, Service};
 use crate::server::tree;
 use crate::store::{Reader, Store, StoreError, Unfinished, algorithm_of, mode_of};
-use crate::token::{Keeper, Pool};
+use crate::token::{Expected, Identity, Keeper, Pool, SignError, TokenError};
 
 /// How many of the last entries a start checks in full: what a crash could have touched, and
 /// little enough that a start takes the same time at any length.
@@ -86,23 +89,62 @@ pub(super) enum Absent {
     Given,
 }
 
-/// Opens the ledger to extend it, where it and its anchors hold. What is refused without the token is
-/// refused before the token is touched; what an anchor says, before anything is signed.
-pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
-    let refuse = |anchors: &[Checked]| {
+impl Absent {
+    fn refuse(self, anchors: &[Checked]) -> Result<(), Fault> {
         let missing = anchors.iter().find(|checked| checked.entries.is_none());
-        match missing.filter(|_| absent == Absent::Refused) {
+        match missing.filter(|_| self == Absent::Refused) {
             Some(Checked { anchor, .. }) => {
                 Err(Fault::Anchor(Contradiction { anchor: anchor.clone(), standing: Standing::Missing }))
             }
             None => Ok(()),
         }
-    };
+    }
+}
+
+/// A ledger that holds as far as that can be said without its token.
+struct Found {
+    store: Store,
+    reader: Reader,
+    index: Index,
+    genesis: Genesis,
+    keys: Arc<Keyring>,
+    /// The one that has the newest key.
+    token: Identity,
+    verified: (u64, u64),
+    edge: Edge,
+    anchors: Vec<Checked>,
+}
+
+impl Found {
+    /// The key that signs what comes next.
+    fn key(&self) -> &PublicKey {
+        self.keys.newest().unwrap_or(&self.genesis.key)
+    }
+
+    fn explain(&self, error: TokenError) -> Fault {
+        keys::explain(error, self.key().id(), self.keys.terms().len() > 1)
+    }
+}
+
+/// Opens the ledger to extend it, where it and its anchors hold. What is refused without the token is
+/// refused before the token is touched; what an anchor says, before anything is signed.
+pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
+    let found = find(config, absent)?;
+    let keeper = Arc::new(keeper(config, &found)?);
+    let pool = keeper.open().map_err(|error| found.explain(error))?;
+    finish(config, absent, found, &pool, keeper)
+}
+
+fn open_index(config: &Config, reader: &Reader) -> Result<Index, IndexError> {
+    Index::open(&config.ledger.index, reader, |indexed| tracing::info!(indexed, "building the index"))
+}
+
+fn find(config: &Config, absent: Absent) -> Result<Found, Fault> {
     let ledger = &config.ledger.path;
     if ledger.symlink_metadata().is_err() {
         return Err(Fault::NoLedger(ledger.clone()));
     }
-    let mut store = Store::open(ledger, &mut |done, of| {
+    let store = Store::open(ledger, &mut |done, of| {
         if done.is_multiple_of(1 << 18) || done == of {
             tracing::info!(done, of, "building the tree, once");
         }
@@ -115,38 +157,50 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
     if genesis.origin != config.origin {
         return Err(Fault::OtherOrigin { ledger: genesis.origin, config: config.origin.clone() });
     }
-    let open_index = || {
-        Index::open(&config.ledger.index, &reader, |indexed| tracing::info!(indexed, "building the index"))
-    };
-    let mut index = match open_index() {
+    let index = match open_index(config, &reader) {
         Ok(index) => index,
         Err(error) => {
             // An anchor knows more of what is gone than the index does.
             let keys = &keys::found(&reader, &genesis)?;
             let ledger = anchor::Ledger { origin: &genesis.origin, keys, reader: &reader };
-            refuse(&anchors::check(anchors::off_token(config), ledger)?)?;
+            absent.refuse(&anchors::check(anchors::off_token(config), ledger)?)?;
             return Err(error.into());
         }
     };
-    let keys_now = |reader: &Reader, index: &Index| -> Result<Arc<Keyring>, Fault> {
-        Ok(governing::governor_at(reader, index, Sequence(reader.count()?))?.standing().keys.clone())
-    };
-    let mut verified = check_tail(&reader, &index, &genesis)?;
-    let mut keys = keys_now(&reader, &index)?;
-    let mut edge = check_tree(&reader, &genesis, &keys, verified.0)?;
+    let verified = check_tail(&reader, &index, &genesis)?;
+    let keys = keys_now(&reader, &index)?;
+    let edge = check_tree(&reader, &genesis, &keys, verified.0)?;
     let ledger = anchor::Ledger { origin: &genesis.origin, keys: &keys, reader: &reader };
-    let mut anchors = anchors::check(anchors::off_token(config), ledger)?;
-    refuse(&anchors)?;
-    let mut unfinished = store.unfinished(reader.head()?)?;
-    let (pool, token, key) = unlock(config, &reader, &genesis, &keys)?;
+    let anchors = anchors::check(anchors::off_token(config), ledger)?;
+    absent.refuse(&anchors)?;
+    let token = keys::token_of_newest(&reader, &keys, &genesis)?;
+    Ok(Found { store, reader, index, genesis, keys, token, verified, edge, anchors })
+}
+
+fn keys_now(reader: &Reader, index: &Index) -> Result<Arc<Keyring>, Fault> {
+    Ok(governing::governor_at(reader, index, Sequence(reader.count()?))?.standing().keys.clone())
+}
+
+/// The rest, with the token: its anchor, and what a stopped daemon had reserved.
+fn finish(
+    config: &Config,
+    absent: Absent,
+    found: Found,
+    pool: &Arc<Pool>,
+    token: Arc<Keeper>,
+) -> Result<Opened, Fault> {
+    let key = found.key().id();
+    let Found {
+        mut store, reader, mut index, genesis, mut keys, mut verified, mut edge, mut anchors, ..
+    } = found;
+    let ledger = anchor::Ledger { origin: &genesis.origin, keys: &keys, reader: &reader };
     anchors.extend(anchors::check(anchors::on_token(config, &token), ledger)?);
-    refuse(&anchors)?;
-    while let Some(found) = unfinished {
-        finish(&mut store, &found, &mut edge, &pool, key)?;
+    absent.refuse(&anchors)?;
+    while let Some(found) = store.unfinished(reader.head()?)? {
+        sign_again(&mut store, &found, &mut edge, pool, key)?;
         drop(index);
-        index = open_index()?;
+        index = open_index(config, &reader)?;
         verified = check_tail(&reader, &index, &genesis)?;
-        unfinished = store.unfinished(reader.head()?)?;
     }
     keys = keys_now(&reader, &index)?;
     // The last thing that was reserved may have been the change of the key.
@@ -154,6 +208,7 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
         return Err(Fault::OtherKey { expected: newest.id(), found: key });
     }
     let algorithm = Last::read(&reader, &reader.head()?)?.algorithm;
+    let pool = pool.clone();
     Ok(Opened { store, reader, index, genesis, keys, verified, edge, pool, token, anchors, algorithm })
 }
 
@@ -162,29 +217,179 @@ pub(super) fn open(config: &Config, absent: Absent) -> Result<Opened, Fault> {
 /// # Errors
 /// When it can't start, or had to stop because of a fault.
 pub fn serve(config: &Config) -> Result<(), Fault> {
-    let Opened { store, reader, index, genesis, keys, verified, edge, token, anchors, .. } =
-        open(config, Absent::Refused)?;
-    let head = reader.head()?;
-    let governor = governing::governor_at(&reader, &index, head.next)?;
+    let found = find(config, Absent::Refused)?;
     if config.ledger.public_key.symlink_metadata().is_err() {
-        write_public_key(&config.ledger.public_key, &genesis.key.to_pem())?;
+        write_public_key(&config.ledger.public_key, &found.genesis.key.to_pem())?;
     }
-    let last = Last::read(&reader, &head)?;
-    let boot = boot_entries(&head, verified, &last);
-    let noted = reader.newest_note()?.map_or(0, |note| note.checkpoint().root().size.leaves());
-
+    let keeper = Arc::new(keeper(config, &found)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("http")
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(io("start the runtime"))?;
-    let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
-    let index = Arc::new(index);
-    runtime.block_on(run(
-        config,
-        Started { store, genesis, token, anchors, index, governor, keys, head, tree, boot },
-    ))
+    runtime.block_on(async {
+        let rules = governing::read(config)?;
+        let (found, bound) = match keeper.open() {
+            Ok(_) => (found, None),
+            Err(error) if error.needs_operator() => return Err(found.explain(error)),
+            Err(error) => match wait(config, found, &keeper, error).await? {
+                Waited::Back(found, socket, access) => (*found, Some((socket, access))),
+                Waited::Stopped => return Ok(()),
+            },
+        };
+        let pool = keeper.pool().ok_or(SignError::Panicked)?;
+        let Opened { store, reader, index, genesis, keys, verified, edge, token, anchors, .. } =
+            finish(config, Absent::Refused, found, &pool, keeper)?;
+        // The keeper is to be the only one that has it.
+        drop(pool);
+        let head = reader.head()?;
+        let governor = governing::governor_at(&reader, &index, head.next)?;
+        let last = Last::read(&reader, &head)?;
+        let boot = boot_entries(&head, verified, &last);
+        let noted = reader.newest_note()?.map_or(0, |note| note.checkpoint().root().size.leaves());
+        let tree = TreeState { edge, noted: Sequence(noted), algorithm: last.algorithm };
+        let index = Arc::new(index);
+        // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
+        // that connect already are heard once it is sealed.
+        let (socket, access) = match bound {
+            Some(bound) => bound,
+            None => listener::bind(&config.server)?,
+        };
+        let started = Started {
+            store,
+            genesis,
+            keys,
+            token,
+            anchors,
+            index,
+            governor,
+            head,
+            tree,
+            boot,
+            rules,
+            socket,
+            access,
+        };
+        run(config, started).await
+    })
+}
+
+/// What came of waiting for a token that was not there at the start.
+enum Waited {
+    /// It is there. What was found, and the socket, go on.
+    Back(Box<Found>, UnixListener, Access),
+    /// The daemon was told to stop before.
+    Stopped,
+}
+
+/// Serves reads until the token is there, which was not there at the start. Nothing is written: the
+/// BOOT entry, too, takes the token.
+async fn wait(
+    config: &Config,
+    found: Found,
+    keeper: &Arc<Keeper>,
+    error: TokenError,
+) -> Result<Waited, Fault> {
+    let why = chain(&error);
+    tracing::warn!(%why, "the token is not there; serving reads until it is");
+    let Found { store, reader, index, genesis, keys, token, verified, edge, anchors } = found;
+    let head = reader.head()?;
+    let governor = governing::governor_at(&reader, &index, head.next)?;
+    let algorithm = Last::read(&reader, &head)?.algorithm;
+    let (socket, access) = listener::bind(&config.server)?;
+    let kept = listener::again(&socket).map_err(io("keep the socket"))?;
+    let sequencer = Arc::new(Sequencer::parked(head, governor, algorithm, why.clone()));
+    let (sender, mut back) = oneshot::channel();
+    let gauges = sequencer.gauges().clone();
+    let mut heard = why;
+    let failed = move |error: &TokenError| {
+        let why = chain(error);
+        if why != heard {
+            tracing::warn!(%why, "the token is not there yet");
+            gauges.set_away(Some(why.clone()));
+            heard = why;
+        }
+    };
+    // Nobody listens any more when the daemon was told to stop.
+    keeper
+        .recover(failed, move |_| {
+            let _ = sender.send(());
+        })
+        .map_err(io("wait for the token"))?;
+    let watching = tokio::spawn(watch_calls(keeper.clone(), hang_timeout(config)));
+    let draining = tokio::sync::watch::Sender::new(false);
+    let about = token.clone();
+    let parts = parts(config, &genesis, about, keeper, &sequencer, Arc::new(index), access, &draining);
+    let connections = parts.connections.clone();
+    let service = Arc::new(Service::new(parts));
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?,
+        signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?,
+    );
+    let mut is_back = false;
+    let shutdown = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            arrived = &mut back => is_back = arrived.is_ok(),
+        }
+        draining.send_replace(true);
+    };
+    let hash_programs = || sequencer.gauges().governor().standing().rules.uses_exe_hashes();
+    let limits = Limits::from(&config.server);
+    listener::serve(socket, routes::router(service), limits, connections, hash_programs, shutdown).await;
+    watching.abort();
+    if !is_back {
+        keeper.close();
+        let _ = std::fs::remove_file(&config.server.socket);
+        tracing::info!("stopped before the token was there");
+        return Ok(Waited::Stopped);
+    }
+    let index = open_index(config, &reader)?;
+    let found = Found { store, reader, index, genesis, keys, token, verified, edge, anchors };
+    Ok(Waited::Back(Box::new(found), kept, access))
+}
+
+fn hang_timeout(config: &Config) -> Duration {
+    Duration::from_secs(config.token.hang_timeout_seconds)
+}
+
+/// What the routes are given, but for anchors.
+fn parts(
+    config: &Config,
+    genesis: &Genesis,
+    about: Identity,
+    keeper: &Arc<Keeper>,
+    sequencer: &Arc<Sequencer>,
+    index: Arc<Index>,
+    access: Access,
+    draining: &tokio::sync::watch::Sender<bool>,
+) -> Parts {
+    Parts {
+        origin: genesis.origin.clone(),
+        ledger: config.ledger.path.clone(),
+        key: genesis.key.clone(),
+        token: about,
+        opening: token_opening(config),
+        keeper: keeper.clone(),
+        anchors: Arc::new([]),
+        policy: Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes))),
+        sequencer: sequencer.clone(),
+        index,
+        budget: Budget::new(size(config.limits.memory_bytes), OWN_BYTES),
+        access,
+        connections: Arc::default(),
+        request_bytes: size(config.limits.request_bytes),
+        batch_answer_bytes: size(config.limits.batch_answer_bytes),
+        min_free_bytes: config.ledger.min_free_bytes,
+        draining: draining.subscribe(),
+        idle: config.server.idle_timeout(),
+    }
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 struct Started {
@@ -198,6 +403,9 @@ struct Started {
     head: Head,
     tree: TreeState,
     boot: Vec<Own>,
+    rules: Option<Rules>,
+    socket: UnixListener,
+    access: Access,
 }
 
 struct TreeState {
@@ -212,14 +420,23 @@ struct TreeState {
 type Own = (EventType, EventCategory, &'static str, String);
 
 async fn run(config: &Config, started: Started) -> Result<(), Fault> {
-    let Started { store, genesis, token, anchors, index, governor, keys, head, tree, boot } = started;
+    let Started {
+        store,
+        genesis,
+        keys,
+        token,
+        anchors,
+        index,
+        governor,
+        head,
+        tree,
+        boot,
+        rules,
+        socket,
+        access,
+    } = started;
     let genesis = Arc::new(genesis);
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
-    // Before the BOOT entry, so that a start that fails here does not write one each time. Clients
-    // that connect already are heard once it is sealed.
-    let rules = governing::read(config)?;
-    let (socket, access) = listener::bind(&config.server)?;
     let (fault_sender, mut fault) = oneshot::channel();
     let sequencer = Sequencer::start(Setup {
         origin: genesis.origin.clone(),
@@ -287,27 +504,11 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     if let Err(error) = listener::raise_nofile_limit() {
         tracing::warn!(%error, "couldn't raise the limit of open files");
     }
-    let connections = Arc::new(Connections::default());
     let draining = tokio::sync::watch::Sender::new(false);
-    let service = Arc::new(Service::new(Parts {
-        origin: genesis.origin.clone(),
-        ledger: config.ledger.path.clone(),
-        key: genesis.key.clone(),
-        opening: token_opening(config),
-        keeper: token.clone(),
-        anchors: gauges,
-        policy,
-        sequencer: sequencer.clone(),
-        index,
-        budget: Budget::new(size(config.limits.memory_bytes), OWN_BYTES),
-        access,
-        connections: connections.clone(),
-        request_bytes: size(config.limits.request_bytes),
-        batch_answer_bytes: size(config.limits.batch_answer_bytes),
-        min_free_bytes: config.ledger.min_free_bytes,
-        draining: draining.subscribe(),
-        idle: config.server.idle_timeout(),
-    }));
+    let about = token.identity().unwrap_or_else(|| genesis.token.clone());
+    let parts = parts(config, &genesis, about, &token, &sequencer, index, access, &draining);
+    let connections = parts.connections.clone();
+    let service = Arc::new(Service::new(Parts { anchors: gauges, policy, ..parts }));
     let settled = tokio::spawn({
         let (service, mut draining) = (service.clone(), draining.subscribe());
         async move {
@@ -319,7 +520,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
             }
         }
     });
-    let watching = tokio::spawn(watch_calls(token, Duration::from_secs(config.token.hang_timeout_seconds)));
+    let watching = tokio::spawn(watch_calls(token, hang_timeout(config)));
     let mut hangup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
     let reloading = tokio::spawn({
         let (config, sequencer) = (config.clone(), sequencer.clone());
@@ -376,24 +577,15 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
     }
 }
 
-/// Opens the token that has the newest key, and has it prove that it does.
-fn unlock(
-    config: &Config,
-    reader: &Reader,
-    genesis: &Genesis,
-    keys: &Arc<Keyring>,
-) -> Result<(Arc<Pool>, Arc<Keeper>, KeyId), Fault> {
-    let options =
-        token_options(&config.token, pin_latch(config), Some(keys::token_of_newest(reader, keys, genesis)?))?;
-    let key = keys.newest().unwrap_or(&genesis.key).clone();
-    let id = key.id();
-    let keeper = Keeper::new(options, key, &genesis.origin);
-    let pool = keeper.open().map_err(|error| keys::explain(error, id, keys.terms().len() > 1))?;
-    Ok((pool, Arc::new(keeper), id))
+/// The token that has the newest key, which it has to prove.
+fn keeper(config: &Config, found: &Found) -> Result<Keeper, Fault> {
+    let Identity { serial, model, .. } = found.token.clone();
+    let options = token_options(&config.token, pin_latch(config), Some(Expected { serial, model }))?;
+    Ok(Keeper::new(options, found.key().clone(), &found.genesis.origin))
 }
 
 /// Signs what a stopped daemon had reserved: exactly those entries, with their own key and mode.
-fn finish(
+fn sign_again(
     store: &mut Store,
     unfinished: &Unfinished,
     edge: &mut Edge,

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as BlockingStream;
@@ -97,6 +98,15 @@ pub fn bind(config: &config::Server) -> Result<(UnixListener, Access), BindError
         .map_err(|e| failed("listen on")(e.into()))?;
     let listener = UnixListener::from_std(socket.into()).map_err(failed("listen on"))?;
     Ok((listener, Access { daemon_uid: Uid::effective().as_raw(), socket_gid }))
+}
+
+/// Another listener on the same socket, for when the first is done.
+///
+/// # Errors
+/// When there is no descriptor left.
+pub fn again(listener: &UnixListener) -> io::Result<UnixListener> {
+    let socket = listener.as_fd().try_clone_to_owned()?;
+    UnixListener::from_std(socket.into())
 }
 
 /// The group that is to own the socket; `None` for the daemon's own.

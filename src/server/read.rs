@@ -306,7 +306,7 @@ pub(super) async fn stats(
         service.budget.used(),
         service.connections.current(),
         resident_bytes(),
-        service.keeper.identity().as_ref().map_or_else(|| "null".into(), token_json),
+        token_json(service.keeper.identity().as_ref().unwrap_or(&service.token)),
         anchors.join(","),
         gauges.appended.load(Ordering::Relaxed),
         service.refused.load(Ordering::Relaxed),

@@ -26,7 +26,7 @@ use crate::ledger::key::PublicKey;
 use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::{Refused, Sequencer};
 use crate::store::{Reader, StoreError};
-use crate::token::Keeper;
+use crate::token::{Identity, Keeper};
 
 /// Reads of the ledger that run at once; each may hold about a megabyte.
 const READS: usize = 8;
@@ -39,6 +39,8 @@ pub struct Service {
     pub ledger: PathBuf,
     /// The key that the ledger began with.
     pub key: PublicKey,
+    /// The token as it was known at the start.
+    pub token: Identity,
     /// Where tokens may be found to rotate to.
     pub opening: Opening,
     /// The token of the key that signs, there or not.
@@ -93,6 +95,7 @@ pub struct Parts {
     pub origin: String,
     pub ledger: PathBuf,
     pub key: PublicKey,
+    pub token: Identity,
     pub opening: Opening,
     pub keeper: Arc<Keeper>,
     pub anchors: Arc<[Gauge]>,
@@ -117,6 +120,7 @@ impl Service {
             origin: parts.origin,
             ledger: parts.ledger,
             key: parts.key,
+            token: parts.token,
             opening: parts.opening,
             keeper: parts.keeper,
             anchors: parts.anchors,
