@@ -319,10 +319,10 @@ async fn wait(
         .map_err(io("wait for the token"))?;
     let watching = tokio::spawn(watch_calls(keeper.clone(), hang_timeout(config)));
     let draining = tokio::sync::watch::Sender::new(false);
-    let about = token.clone();
-    let parts = parts(config, &genesis, about, keeper, &sequencer, Arc::new(index), access, &draining);
+    let parts = parts(config, &genesis, keeper, &sequencer, Arc::new(index), access, &draining);
     let connections = parts.connections.clone();
-    let service = Arc::new(Service::new(parts));
+    // The one that is waited for, not that of the genesis.
+    let service = Arc::new(Service::new(Parts { token: token.clone(), ..parts }));
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?,
         signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?,
@@ -359,7 +359,6 @@ fn hang_timeout(config: &Config) -> Duration {
 fn parts(
     config: &Config,
     genesis: &Genesis,
-    about: Identity,
     keeper: &Arc<Keeper>,
     sequencer: &Arc<Sequencer>,
     index: Arc<Index>,
@@ -370,7 +369,7 @@ fn parts(
         origin: genesis.origin.clone(),
         ledger: config.ledger.path.clone(),
         key: genesis.key.clone(),
-        token: about,
+        token: keeper.identity().unwrap_or_else(|| genesis.token.clone()),
         opening: token_opening(config),
         keeper: keeper.clone(),
         anchors: Arc::new([]),
@@ -505,8 +504,7 @@ async fn run(config: &Config, started: Started) -> Result<(), Fault> {
         tracing::warn!(%error, "couldn't raise the limit of open files");
     }
     let draining = tokio::sync::watch::Sender::new(false);
-    let about = token.identity().unwrap_or_else(|| genesis.token.clone());
-    let parts = parts(config, &genesis, about, &token, &sequencer, index, access, &draining);
+    let parts = parts(config, &genesis, &token, &sequencer, index, access, &draining);
     let connections = parts.connections.clone();
     let service = Arc::new(Service::new(Parts { anchors: gauges, policy, ..parts }));
     let settled = tokio::spawn({
