@@ -21,7 +21,13 @@ fn main() {
     )
     .expect("a request");
     let peer = Peer { uid: 5_000, ..Peer::default() };
-    let standing = |rules| Standing { origin: "o".into(), rules, attribution_verified: true, generation: 0 };
+    let standing = |rules| Standing {
+        origin: "o".into(),
+        rules,
+        attribution_verified: true,
+        keys: Default::default(),
+        generation: 0,
+    };
     let none = standing(InForce::default());
     let many = standing(InForce::new(Some(Rules::from_canonical(&thousand()).expect("rules"))));
 

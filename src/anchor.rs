@@ -19,10 +19,10 @@ use std::sync::atomic::AtomicU64;
 
 use nix::fcntl::OFlag;
 
+use crate::governance::keyring::Keyring;
 use crate::ledger::checkpoint::{MAX_NOTE_BYTES, Note, NoteFault};
-use crate::ledger::key::PublicKey;
 use crate::store::{Reader, StoreError};
-use crate::token::{Keeper, ObjectError};
+use crate::token::{Keeper, ObjectError, Pool};
 
 /// One place where the newest checkpoint is kept.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ impl Anchor {
     /// The object on the token for the ledger `origin`.
     #[must_use]
     pub fn on_token(token: Arc<Keeper>, origin: &str) -> Self {
-        Anchor::Token { token, label: format!("attestd anchor {origin}") }
+        Anchor::Token { token, label: label_of(origin) }
     }
 
     /// `file` or `token`, as the ledger says it.
@@ -125,6 +125,10 @@ impl fmt::Debug for Anchor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+fn label_of(origin: &str) -> String {
+    format!("attestd anchor {origin}")
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AnchorError {
@@ -200,8 +204,8 @@ fn size_of(note: &Note) -> u64 {
 pub struct Ledger<'a> {
     /// Whom it belongs to.
     pub origin: &'a str,
-    /// Its key.
-    pub key: &'a PublicKey,
+    /// Its keys.
+    pub keys: &'a Keyring,
     /// Its entries and its tree.
     pub reader: &'a Reader,
 }
@@ -251,12 +255,16 @@ pub fn judge(anchor: &Anchor, ledger: Ledger<'_>) -> Result<(Standing, Option<No
         Ok(None) => return Ok((Standing::Missing, None)),
         Err(error) => return Ok((Standing::Unreadable(error), None)),
     };
+    Ok((compare(&note, ledger)?, Some(note)))
+}
+
+fn compare(note: &Note, ledger: Ledger<'_>) -> Result<Standing, StoreError> {
     let checkpoint = note.checkpoint();
     let root = checkpoint.root();
     let entries = ledger.reader.count()?;
-    let standing = if checkpoint.origin() != ledger.origin {
+    Ok(if checkpoint.origin() != ledger.origin {
         Standing::OtherOrigin { origin: checkpoint.origin().to_owned() }
-    } else if let Err(fault) = note.verify(std::slice::from_ref(ledger.key)) {
+    } else if let Err(fault) = note.verify(&ledger.keys.signer_of(root.size)) {
         Standing::NotSigned(fault)
     } else if root.size.leaves() > entries {
         Standing::Ahead { anchored: root.size.leaves(), entries }
@@ -264,8 +272,26 @@ pub fn judge(anchor: &Anchor, ledger: Ledger<'_>) -> Result<(Standing, Option<No
         Standing::Beside { anchored: root.size.leaves() }
     } else {
         Standing::Agrees { entries: root.size.leaves(), lag: entries - root.size.leaves() }
-    };
-    Ok((standing, Some(note)))
+    })
+}
+
+/// Has the token of `pool`, which is to be rotated to, hold an anchor before it is the ledger's token: what
+/// it holds already, if that agrees, else `note`.
+///
+/// # Errors
+/// In words, why it can't be rotated to.
+pub fn plant(pool: &Pool, note: &Note, ledger: Ledger<'_>) -> Result<(), String> {
+    let label = label_of(ledger.origin);
+    let held = pool.read_objects(&label).map_err(AnchorError::from).and_then(|held| newest(&held));
+    match held.map_err(|error| error.to_string())? {
+        Some(held) => match compare(&held, ledger).map_err(|error| error.to_string())? {
+            Standing::Agrees { .. } => Ok(()),
+            standing => Err(format!("the anchor on it {}", said(&standing))),
+        },
+        None => pool
+            .replace_object(&label, Some(note.as_str().as_bytes()))
+            .map_err(|error| AnchorError::from(error).to_string()),
+    }
 }
 
 /// How far an anchor has come, for whoever asks.

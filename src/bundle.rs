@@ -19,16 +19,17 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::audit::{
-    Before, Expectations, Fault, Interruption, Notes, Verdict, check_entry, check_known, check_newest,
-    origin_of, read_note, rebuild,
+    Before, Expectations, Fault, Grown, Interruption, Notes, TrustedKeys, Verdict, check_entry, check_known,
+    check_newest, origin_of, read_note, rebuild,
 };
 use crate::governance::governor::Governor;
 use crate::ledger::canonical::MAX_ENTRY_BYTES;
 use crate::ledger::checkpoint::{MAX_NOTE_BYTES, Note};
 use crate::ledger::code::Code;
-use crate::ledger::entry::Sequence;
+use crate::ledger::entry::{EntryView, Sequence};
 use crate::ledger::hash::{Digest, Hasher};
 use crate::ledger::json;
 use crate::ledger::key::{PublicKey, is_origin};
@@ -292,8 +293,7 @@ impl Bundle {
     pub fn claims(&mut self) -> Result<(Note, PublicKey), Interruption> {
         self.source.find()?;
         let (note, _) = self.source.open(CHECKPOINT, &mut |_| {})?.into_text()?;
-        let note =
-            Note::parse(&note).map_err(|fault| Fault::new(Code::Note).within(CHECKPOINT).because(fault))?;
+        let note = parse_note(&note)?;
         let (pem, _) = self.source.open(PUBLIC_KEY, &mut |_| {})?.into_text()?;
         let key = read_pem(&pem).ok_or_else(|| Fault::new(Code::GenesisKey).within(PUBLIC_KEY))?;
         Ok((note, key))
@@ -336,7 +336,6 @@ impl Bundle {
         verdict: &mut Verdict,
         roots: &mut Vec<Root>,
     ) -> Result<(), Interruption> {
-        let keys = &expectations.keys;
         let has_proofs = self.source.find()?;
         let (pem, pem_measure) = self.source.open(PUBLIC_KEY, on_read)?.into_text()?;
         let (note, note_measure) = self.source.open(CHECKPOINT, on_read)?.into_text()?;
@@ -382,6 +381,11 @@ impl Bundle {
             return Err(Fault::new(Code::TreeProof).within(PROOFS).because(detail).into());
         }
 
+        // Notes are judged by all keys up to the newest checkpoint, also by those after the range.
+        let keys = match proofs {
+            Some(proofs) => &proofs.keys_after(&grown, verdict.origin.as_deref(), &note)?,
+            None => &grown.keys.clone(),
+        };
         let origin = verdict.origin.clone();
         let origin = origin.as_deref();
         let end = grown.root.map_or(TreeSize::EMPTY, |root| root.size);
@@ -389,7 +393,7 @@ impl Bundle {
             .and_then(|(note, _)| {
                 let root = note.checkpoint().root();
                 let path = proofs.map(|proofs| &proofs.consistency[..]);
-                check_newest(root, &grown, path, verdict).map(|()| root)
+                check_newest(root, &grown, path, verdict, keys).map(|()| root)
             })
             .map_err(|fault| fault.within(CHECKPOINT))?;
         if has_proofs && verdict.first == Some(0) && newest.size <= end {
@@ -397,11 +401,10 @@ impl Bundle {
         }
         roots.extend(grown.passed.iter().map(|passed| passed.root));
         if let Some(known) = &expectations.known {
-            check_known(known, &grown, Some(newest), verdict, &expectations)?;
+            check_known(known, &grown, Some(newest), verdict, keys)?;
         }
         let commit = proofs.and_then(|proofs| proofs.commit.as_deref());
-        let measure =
-            self.check_notes(&expectations, origin, end, on_read, |notes| notes.finish(grown, commit))?;
+        let measure = self.check_notes(keys, origin, end, on_read, |notes| notes.finish(grown, commit))?;
         measures.insert(CHECKPOINTS.to_owned(), measure);
 
         let manifest = Manifest::parse(&manifest)?;
@@ -422,7 +425,7 @@ impl Bundle {
         if verdict.count != manifest.count {
             return Err(disagreement("/count").into());
         }
-        if read_pem(&pem).as_ref() != Some(keys.first()) {
+        if read_pem(&pem).as_ref() != Some(expectations.keys.first()) {
             return Err(Fault::new(Code::GenesisKey).within(PUBLIC_KEY).into());
         }
         verdict.checked.push("the bundle's files are those that its manifest names, byte for byte".into());
@@ -432,7 +435,7 @@ impl Bundle {
     /// Checks `checkpoints.jsonl`, one note after the other.
     fn check_notes(
         &mut self,
-        expectations: &Expectations,
+        keys: &TrustedKeys,
         origin: Option<&str>,
         end: TreeSize,
         on_read: &mut dyn FnMut(u64),
@@ -450,9 +453,7 @@ impl Bundle {
                 Interruption::Faulty(fault) => at(fault).into(),
                 unreadable => unreadable,
             })?;
-            unquote_note(&line)
-                .and_then(|note| notes.add(note.as_bytes(), origin, &expectations.keys, end))
-                .map_err(at)?;
+            unquote_note(&line).and_then(|note| notes.add(note.as_bytes(), origin, keys, end)).map_err(at)?;
         }
         finish(notes).map_err(|fault| fault.within(CHECKPOINTS))?;
         Ok(lines.0.into_inner().measure())
@@ -493,30 +494,21 @@ impl Proofs {
         let mut next = 0;
         let mut genesis = None;
         let mut governor = Governor::new();
-        let newest = read_note(note, None, &expectations.keys).map_err(|fault| fault.within(CHECKPOINT));
-        for Context { entry, index, path } in &self.context {
-            if *index < next || range.contains(index) {
+        // By whom it must be signed is known when all entries were read.
+        let note = parse_note(note)?;
+        for context in &self.context {
+            let index = context.index;
+            if index < next || range.contains(&index) {
                 return Err(wrong(format!("entry {index} is out of order, or not outside the range")));
             }
             next = index.saturating_add(1);
-            let entry = check_entry(entry.as_bytes(), &expectations.keys).map_err(|mut fault| {
-                fault.sequence_number = Some(*index);
-                fault.within(PROOFS)
-            })?;
-            if entry.sequence_number != Sequence(*index) {
-                return Err(wrong(format!("entry {} as entry {index}", entry.sequence_number)));
+            if index >= range.end {
+                continue;
             }
-            let (note, _) = newest.as_ref().map_err(Clone::clone)?;
-            verify_inclusion(entry.entry_hash, *index, path, &note.checkpoint().root())
-                .map_err(|fault| wrong(format!("that entry {index} is under the checkpoint: {fault}")))?;
-            if *index < manifest.first {
-                governor.follow(&entry).map_err(|refusal| {
-                    let mut fault = Fault::from(refusal).within(PROOFS);
-                    fault.sequence_number = Some(*index);
-                    fault
-                })?;
-            }
-            if *index == 0 {
+            let keys = TrustedKeys::following(&governor.standing().keys);
+            let entry = context.check(keys.as_ref().unwrap_or(&expectations.keys), &note)?;
+            governor.follow(&entry).map_err(|refusal| context.blame(refusal.into()))?;
+            if index == 0 {
                 let origin = origin_of(&entry).unwrap_or_default();
                 for expected in
                     expectations.origin.iter().map(String::as_str).chain([note.checkpoint().origin()])
@@ -540,6 +532,52 @@ impl Proofs {
         // A range that begins at 0 has nothing before it.
         Ok(genesis.map(|origin| Before { origin, tree, governor }))
     }
+
+    /// The keys up to the newest checkpoint: those of the range, and those that entries after it name.
+    fn keys_after(&self, grown: &Grown, origin: Option<&str>, note: &[u8]) -> Result<TrustedKeys, Fault> {
+        let end = grown.root.map_or(0, |root| root.size.leaves());
+        let mut keys = grown.keys.clone();
+        for context in self.context.iter().filter(|context| context.index >= end) {
+            let entry = context.check(&keys, &parse_note(note)?)?;
+            let mut ring = (**keys.keyring()).clone();
+            if entry.is_daemons() {
+                ring.follow(&entry, origin.unwrap_or_default())
+                    .map_err(|refusal| context.blame(refusal.into()))?;
+            }
+            keys = TrustedKeys::following(&Arc::new(ring)).unwrap_or(keys);
+        }
+        let newest = Note::parse(note).map_or(0, |note| note.checkpoint().root().size.leaves());
+        let waits = keys.keyring().terms().last().filter(|_| keys.keyring().is_waiting());
+        match waits.filter(|term| term.first.0 < newest) {
+            Some(term) => Err(Fault::new(Code::KeyActivation)
+                .within(PROOFS)
+                .because(format!("entry {}, which the checkpoint covers, is not shown", term.first))),
+            None => Ok(keys),
+        }
+    }
+}
+
+impl Context {
+    /// The entry, if it is sound by itself and under the checkpoint `note`, which nobody has believed yet.
+    fn check(&self, keys: &TrustedKeys, note: &Note) -> Result<EntryView<'_>, Fault> {
+        let Context { entry, index, path } = self;
+        let wrong = |detail: String| Fault::new(Code::TreeProof).within(PROOFS).because(detail);
+        let entry = check_entry(entry.as_bytes(), keys).map_err(|fault| self.blame(fault))?;
+        if entry.sequence_number != Sequence(*index) {
+            return Err(wrong(format!("entry {} as entry {index}", entry.sequence_number)));
+        }
+        verify_inclusion(entry.entry_hash, *index, path, &note.checkpoint().root())
+            .map_err(|fault| wrong(format!("that entry {index} is under the checkpoint: {fault}")))?;
+        Ok(entry)
+    }
+
+    fn blame(&self, fault: Fault) -> Fault {
+        Fault { sequence_number: Some(self.index), ..fault.within(PROOFS) }
+    }
+}
+
+fn parse_note(note: &[u8]) -> Result<Note, Fault> {
+    Note::parse(note).map_err(|fault| Fault::new(Code::Note).within(CHECKPOINT).because(fault))
 }
 
 /// The lines of `entries.jsonl`, without their line feeds. However long a line is, little more

@@ -128,6 +128,10 @@ pub struct Token {
     /// The PKCS#11 module, a shared library.
     #[serde(deserialize_with = "given_path")]
     pub module: PathBuf,
+    /// Modules beside `module` whose tokens may be rotated to: whoever has a module loaded runs code in
+    /// the daemon, so it is not enough to ask for it.
+    #[serde(default)]
+    pub other_modules: Vec<PathBuf>,
     /// An RFC 7512 URI that names the token and the key.
     #[serde(deserialize_with = "pkcs11_uri")]
     pub uri: String,
@@ -468,7 +472,10 @@ impl Config {
             &mut publish.directory,
             &mut anchor.file,
             &mut rules.file,
-        ] {
+        ]
+        .into_iter()
+        .chain(&mut token.other_modules)
+        {
             if !path.as_os_str().is_empty() {
                 *path = base.join(&path);
             }

@@ -11,6 +11,7 @@
 //! | `after-reserve` | its entries, unsigned; the token has not been asked |
 //! | `after-sign` | its entries, unsigned; the signatures are lost |
 //! | `after-commit` | all of it; nobody has an answer |
+//! | `after-rotate` | a change of the key, and nothing that the new one signed |
 //! | `after-signing-again` | at a start: the entries found reserved, still unsigned |
 //! | `within-index-write` | all of it; the index's transaction is half done |
 

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc as answers, oneshot, watch};
 use crate::caller::Peer;
 use crate::failpoint;
 use crate::governance::governor::{self, Governor};
+use crate::governance::keyring::{self, Keyring};
 use crate::governance::{Admitted, Policy, Refusal};
 use crate::index::{Fact, Index};
 use crate::ledger::chain::Head;
@@ -44,7 +45,7 @@ use crate::ledger::key::{KeyId, Signable, Signature};
 use crate::ledger::tile::Edge;
 use crate::ledger::timestamp::Timestamp;
 use crate::store::{Committed, Reservation, Reserved, Store, StoreError, algorithm_of};
-use crate::token::{Keeper, Pool, SignError, TokenError};
+use crate::token::{Candidate, Keeper, Pool, SignError, TokenError};
 
 /// A commit closes at this many bytes of entries, so that its transaction stays short.
 const COMMIT_BYTES: usize = 8 << 20;
@@ -155,7 +156,21 @@ pub enum Event {
     /// Made when its turn comes from what stands then, so that of two that exclude each other one
     /// is refused.
     Step(Step),
+    /// The last entry that the key signs: it hands over to another.
+    Rotate(Box<Rotation>),
 }
+
+/// A change of the key.
+pub struct Rotation {
+    /// The new key.
+    pub candidate: Candidate,
+    /// Makes the entry, given also the new key's proof.
+    pub step: RotationStep,
+}
+
+/// Makes a `key.rotate` as a [`Step`] does, given the proof.
+pub type RotationStep =
+    Box<dyn FnOnce(&Governor, &Policy, Timestamp, &Signature) -> Result<Admitted, governor::Refused> + Send>;
 
 /// Makes an entry for a time. It is called once, on the thread of the sequencer, so it is short.
 pub type Step = Box<dyn FnOnce(&Governor, &Policy, Timestamp) -> Result<Admitted, governor::Refused> + Send>;
@@ -176,6 +191,7 @@ impl fmt::Debug for Event {
         match self {
             Event::Append(admitted, _) => f.debug_tuple("Append").field(&admitted.id()).finish(),
             Event::Step(_) => f.write_str("Step"),
+            Event::Rotate(rotation) => f.debug_tuple("Rotate").field(rotation.candidate.key()).finish(),
         }
     }
 }
@@ -225,6 +241,8 @@ enum Message {
     Signed(u64, Result<Vec<Signature>, SignError>),
     /// The token is there again.
     Back(Arc<Pool>),
+    /// The new key's proof that it takes over with the entry of this number.
+    Proven(Sequence, Result<Vec<Signature>, SignError>),
     /// Stop, and say why: something beside the sequencer found that it must not go on.
     Fault(String),
     /// Seal what waits and a last entry, then stop.
@@ -448,9 +466,11 @@ impl Sequencer {
         }
         self.messages.send(Message::Submit(submissions)).map_err(|returned| match returned.0 {
             Message::Submit(submissions) => (Refused::ShuttingDown, submissions),
-            Message::Signed(..) | Message::Back(_) | Message::Fault(_) | Message::Stop { .. } => {
-                (Refused::ShuttingDown, Vec::new())
-            }
+            Message::Signed(..)
+            | Message::Back(_)
+            | Message::Proven(..)
+            | Message::Fault(_)
+            | Message::Stop { .. } => (Refused::ShuttingDown, Vec::new()),
         })
     }
 
@@ -575,6 +595,13 @@ struct Away {
     told: bool,
 }
 
+/// A change of the key that waits for the new key's proof. Nothing gets a place meanwhile.
+struct Rotating {
+    rotation: Rotation,
+    ticket: Ticket,
+    share: Option<Share>,
+}
+
 struct Thread {
     setup: Setup,
     gauges: Arc<Gauges>,
@@ -594,6 +621,9 @@ struct Thread {
     /// How what gathers will be signed, and what is to become of that.
     algorithm: SignatureAlgorithm,
     switch: Option<SignatureAlgorithm>,
+    rotating: Option<Rotating>,
+    /// The key after a `key.rotate` that has its place, which takes effect once that is committed.
+    next: Option<Candidate>,
     /// The tree over all that was reserved.
     edge: Edge,
     /// The size of the newest checkpoint that is signed or being signed, and since when.
@@ -620,6 +650,8 @@ impl Thread {
             edge: setup.edge.clone(),
             algorithm: setup.algorithm,
             switch: None,
+            rotating: None,
+            next: None,
             noted: (setup.noted, Instant::now()),
             disk: Disk { checked: None, full: false },
             setup,
@@ -640,6 +672,13 @@ impl Thread {
     }
 
     fn run(mut self, inbox: &Receiver<Message>) {
+        // A daemon that stopped after it had changed the key has not said so with the new one yet.
+        if self.governor.standing().keys.is_waiting() {
+            self.activate();
+            if let Err(fault) = self.advance() {
+                return self.fail(inbox, &fault);
+            }
+        }
         loop {
             match self.next_wake() {
                 None => match inbox.recv() {
@@ -674,7 +713,11 @@ impl Thread {
     }
 
     fn is_idle(&self) -> bool {
-        self.overflow.is_empty() && self.gathering.is_none() && self.flights.is_empty()
+        self.overflow.is_empty()
+            && self.gathering.is_none()
+            && self.flights.is_empty()
+            && self.rotating.is_none()
+            && self.next.is_none()
     }
 
     /// How long until something is to be done although nothing comes.
@@ -712,6 +755,7 @@ impl Thread {
             }
             Message::Signed(job, Err(error)) => self.lose_token(job, &error),
             Message::Back(pool) => self.regain_token(pool),
+            Message::Proven(at, proof) => self.rotate(at, proof),
             Message::Fault(fault) => self.note_fault(Code::Internal, fault),
             Message::Stop { reason, done } => {
                 let payload = format!(
@@ -744,6 +788,18 @@ impl Thread {
         }
         let reason = chain(error);
         tracing::error!(%reason, "the token can't sign; bringing it back");
+        // The library is started anew, and the new token with it: the old one comes first.
+        if let Some(Rotating { ticket, .. }) = self.rotating.take() {
+            self.refuse(ticket, Refused::TokenAway);
+        }
+        if let Some(candidate) = &mut self.next {
+            candidate.close();
+        }
+        self.seek_token(reason);
+    }
+
+    /// Has the token brought back on a thread of its own.
+    fn seek_token(&mut self, reason: String) {
         let since = self.clock.now().unwrap_or(self.head.timestamp);
         self.gauges.refused_away.store(0, Ordering::Relaxed);
         self.gauges.set_away(Some(reason.clone()));
@@ -855,15 +911,87 @@ impl Thread {
             self.gauges.refused_away.fetch_add(1, Ordering::Relaxed);
             return self.refuse(submission.ticket, Refused::TokenAway);
         }
-        if self.is_gathering_full() || !self.overflow.is_empty() {
+        let waits = self.gathering.is_some() && Self::is_alone(&submission.event);
+        if waits || self.is_gathering_full() || !self.overflow.is_empty() {
             self.overflow.push_back(submission);
         } else {
             self.place(submission);
         }
     }
 
+    /// Asks the new key for its proof for the number that comes next.
+    fn challenge(&mut self) {
+        let Some(Rotating { rotation, .. }) = &self.rotating else { return };
+        let Some(pool) = rotation.candidate.pool() else { return };
+        let (at, messages) = (self.head.next, self.messages.clone());
+        let text = Keyring::challenge(&self.setup.origin, self.setup.key, rotation.candidate.key().id(), at);
+        let proven = move |proof| drop(messages.send(Message::Proven(at, proof)));
+        pool.sign(vec![text], Box::new(proven));
+    }
+
+    /// Places the `key.rotate`, in a commit of its own.
+    fn rotate(&mut self, at: Sequence, proof: Result<Vec<Signature>, SignError>) {
+        if self.rotating.is_some() && at != self.head.next {
+            // What was gathered before found no room, so the number is another one.
+            return self.challenge();
+        }
+        let Some(Rotating { rotation: Rotation { candidate, step }, ticket, share }) = self.rotating.take()
+        else {
+            return;
+        };
+        let proof = proof.map(|proofs| proofs.first().copied());
+        let Ok(Some(proof)) = proof else {
+            let why = proof.err().map_or_else(String::new, |error| chain(&error));
+            tracing::warn!(%why, "the new token did not prove its key");
+            let refusal = Refusal::new(Code::TokenUnavailable).because(&format!("the new token: {why}"));
+            return self.answer(vec![(ticket, Outcome::Governed(refusal.into()))]);
+        };
+        let event = Event::Step(Box::new(move |governor, policy, now| step(governor, policy, now, &proof)));
+        // With it goes the last checkpoint that the old key signs.
+        self.place(Submission { event, ticket, searched: 0, receipt: true, share });
+        if self.governor.standing().keys.is_waiting() {
+            self.next = Some(candidate);
+        }
+    }
+
+    /// From here on the new key signs: the `key.rotate` is committed, and nothing else is reserved.
+    fn change_key(&mut self, candidate: Candidate) {
+        failpoint::reach("after-rotate");
+        self.setup.key = candidate.key().id();
+        tracing::info!(key = %self.setup.key, token = %candidate.identity(), "the ledger has a new key");
+        self.pool = None;
+        self.pool = self.setup.token.replace(candidate);
+        if self.pool.is_none() {
+            self.seek_token("the token of the new key has to be opened once more".into());
+        }
+        self.activate();
+    }
+
+    /// Places the first entry that the new key signs.
+    fn activate(&mut self) {
+        let terms = self.governor.standing().keys.clone();
+        let mut newest = terms.terms().iter().rev().map(|term| term.key.id());
+        let (Some(new), Some(old)) = (newest.next(), newest.next()) else { return };
+        let payload = format!(r#"{{"key_id":"{new}","previous_key_id":"{old}"}}"#);
+        let event = Event::own(EventType::Change, EventCategory::Normal, keyring::ACTIVATE, payload);
+        self.gauges.queued.fetch_add(1, Ordering::AcqRel);
+        self.place(Submission { event, ticket: Ticket::Own, searched: 0, receipt: false, share: None });
+    }
+
+    /// Whether `event` can have a place only when nothing else gathers.
+    fn is_alone(event: &Event) -> bool {
+        matches!(event, Event::Rotate(_))
+    }
+
     fn place(&mut self, submission: Submission) {
         let Submission { event, ticket, searched, receipt, share } = submission;
+        let event = match event {
+            Event::Rotate(rotation) => {
+                self.rotating = Some(Rotating { rotation: *rotation, ticket, share });
+                return self.challenge();
+            }
+            event => event,
+        };
         if let Event::Append(admitted, _) = &event
             && let Some((uid, content)) = admitted.idempotency()
             && let Some(known) = self.known(admitted, searched)
@@ -952,6 +1080,7 @@ impl Thread {
             Event::Step(step) => {
                 return step(&self.governor, &self.setup.policy, now).map_err(Into::into);
             }
+            Event::Rotate(_) => return Err(Refusal::new(Code::Internal).into()),
             Event::Append(admitted, peer) => (admitted, peer),
         };
         let stands = admitted.generation() == Some(standing.generation)
@@ -1043,6 +1172,11 @@ impl Thread {
             {
                 self.algorithm = algorithm;
                 self.gauges.set_algorithm(algorithm);
+            }
+            if let Some(candidate) =
+                self.next.take_if(|_| self.flights.is_empty() && self.gathering.is_none())
+            {
+                self.change_key(candidate);
             }
             self.place_overflow();
             if let Some(away) = &mut self.away
@@ -1150,7 +1284,7 @@ impl Thread {
                 Ok(())
             }
             (Ok(()), None) => Ok(()),
-            (Err(StoreError::Full(source)), Some(batch)) if outcome.is_ok() => {
+            (Err(StoreError::Full(source)), Some(batch)) if outcome.is_ok() && !batch.activates() => {
                 self.edge = edge;
                 tracing::warn!(%source, "the disk is full; refusing entries");
                 self.disk.full = true;
@@ -1273,14 +1407,18 @@ impl Thread {
 
     fn place_overflow(&mut self) {
         while !self.is_gathering_full() {
-            let Some(submission) = self.overflow.pop_front() else { return };
+            let gathers = self.gathering.is_some();
+            let next = self.overflow.pop_front_if(|next| !(gathers && Self::is_alone(&next.event)));
+            let Some(submission) = next else { return };
             self.place(submission);
         }
     }
 
     fn is_gathering_full(&self) -> bool {
-        // What comes after a change of the mode waits until nothing is reserved in the old one.
-        if self.switch.is_some() && (self.gathering.is_some() || !self.flights.is_empty()) {
+        // What comes after a change of the mode or of the key waits until nothing is reserved in the old
+        // one, and a change of the key has a number that nobody else gets meanwhile.
+        let changes = self.switch.is_some() || self.next.is_some();
+        if self.rotating.is_some() || (changes && (self.gathering.is_some() || !self.flights.is_empty())) {
             return true;
         }
         // What is not held waits for the token.
@@ -1296,6 +1434,10 @@ impl Thread {
     /// `refused`; the daemon's own entries in it wait for their turn once more, for there is room
     /// kept for them.
     fn withdraw(&mut self, mut batch: Batch, refused: Refused) {
+        // A change of the key is proven for this number and by a token that may go now: not again.
+        if self.next.is_some() {
+            return self.drop_unreserved(batch, refused);
+        }
         for (index, admitted) in std::mem::take(&mut batch.own).into_iter().rev() {
             if let Some(at) = batch.tickets.iter().position(|(of, ..)| *of == index) {
                 let (_, ticket, _, share) = batch.tickets.remove(at);
@@ -1314,6 +1456,8 @@ impl Thread {
     /// The same, but all of it is refused.
     fn drop_unreserved(&mut self, batch: Batch, refused: Refused) {
         (self.head, self.governor) = batch.before;
+        // What it would have changed is the last that it holds, so nothing else has changed it.
+        (self.switch, self.next) = (None, None);
         for reserved in &batch.reservation.entries {
             self.pending.remove(&reserved.entry.id());
         }
@@ -1338,10 +1482,17 @@ impl Thread {
         if let Some(batch) = self.gathering.take() {
             self.drop_unreserved(batch, Refused::ShuttingDown);
         }
+        if let Some(Rotating { ticket, .. }) = self.rotating.take() {
+            self.refuse(ticket, Refused::ShuttingDown);
+        }
         // A batch waits for each of its lines, so none may be left without an answer.
         let unread = inbox.try_iter().filter_map(|message| match message {
             Message::Submit(submissions) => Some(submissions),
-            Message::Signed(..) | Message::Back(_) | Message::Fault(_) | Message::Stop { .. } => None,
+            Message::Signed(..)
+            | Message::Back(_)
+            | Message::Proven(..)
+            | Message::Fault(_)
+            | Message::Stop { .. } => None,
         });
         for submission in std::mem::take(&mut self.overflow).into_iter().chain(unread.flatten()) {
             self.refuse(submission.ticket, Refused::ShuttingDown);
@@ -1408,6 +1559,11 @@ impl Batch {
             governor: None,
             receipt: false,
         }
+    }
+
+    /// Whether it begins with a `key.activate`, without which nothing can be written.
+    fn activates(&self) -> bool {
+        self.before.1.standing().keys.is_waiting()
     }
 
     fn is_own(&self) -> bool {

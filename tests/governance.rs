@@ -728,18 +728,6 @@ fn what_an_operator_writes_is_under_the_rules_in_force_too() {
 }
 
 #[test]
-fn keys_cannot_be_changed_by_proposal_yet() {
-    let world = governed("[[actions]]\ntype = \"key.*\"\napprovals = 1\n");
-    let daemon = world.serve();
-    for action in ["key.rotate", "key.revoke"] {
-        daemon
-            .post("/v1/proposals", request("").replace("test.run", action))
-            .problem(422, "governance-unavailable");
-    }
-    audited(&world, daemon);
-}
-
-#[test]
 fn a_provers_signature_makes_a_proof_and_nothing_else_does() {
     let pem = secret(9).verifying_key().to_public_key_pem(LineEnding::LF).expect("a key");
     let world = governed(&format!(

@@ -19,6 +19,7 @@ use attestd::ledger::key::Signature;
 use attestd::ledger::merkle::{Frontier, Root, TreeSize};
 use attestd::ledger::proof::Receipt;
 use attestd::ledger::tile::{Edge, Tile, TileBytes, Tree};
+use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -130,6 +131,13 @@ fn hash_of(line: &[u8]) -> Digest {
     claims(line).map_or(Digest::ZERO, |(hash, _)| hash)
 }
 
+/// The key that an entry names; the trusted one where it names none of those here.
+fn key_of(line: &[u8]) -> SigningKey {
+    let entry: Value = serde_json::from_slice(line).unwrap_or_default();
+    let names = |key: &SigningKey| entry["signing_key_id"] == public(key).id().to_string();
+    [other_key(), vectors::keys::third_key()].into_iter().find(names).unwrap_or_else(trusted_key)
+}
+
 fn root_of(lines: &[Vec<u8>]) -> Root {
     let mut tree = Frontier::new();
     lines.iter().for_each(|line| tree.push(hash_of(line)).expect("room"));
@@ -142,7 +150,7 @@ fn notes_of(lines: &[Vec<u8>]) -> Vec<Note> {
     let ends = (0..lines.len()).filter(|at| shared(*at).is_some() && shared(*at) != shared(at + 1));
     ends.map(|at| {
         let checkpoint = Checkpoint::new(ORIGIN, root_of(&lines[..=at])).expect("well-formed");
-        Note::new(checkpoint, public(&trusted_key()).id(), &shared(at).expect("a signature"))
+        Note::new(checkpoint, public(&key_of(&lines[at])).id(), &shared(at).expect("a signature"))
     })
     .collect()
 }
@@ -152,7 +160,8 @@ fn files(entries: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let lines: Vec<Vec<u8>> = entries.split(|byte| *byte == b'\n').map(Into::into).collect();
     let lines = &lines[..lines.len() - usize::from(lines.last().is_some_and(Vec::is_empty))];
     let notes: String = notes_of(lines).iter().map(checkpoint_line).collect();
-    let newest = vectors::note(root_of(lines), &trusted_key(), ORIGIN);
+    let newest =
+        vectors::note(root_of(lines), &lines.last().map_or_else(trusted_key, |line| key_of(line)), ORIGIN);
     vec![
         ("entries.jsonl", entries.to_vec()),
         ("public-key.pem", public(&trusted_key()).to_pem().into_bytes()),
@@ -200,7 +209,7 @@ fn proofs(lines: &[Vec<u8>], range: &std::ops::Range<usize>, size: usize) -> (Pr
 
 fn part_files(lines: &[Vec<u8>], range: std::ops::Range<usize>, size: usize) -> Vec<(&'static str, Vec<u8>)> {
     let (proofs, notes) = proofs(lines, &range, size);
-    let newest = vectors::note(root_of(&lines[..size]), &trusted_key(), ORIGIN);
+    let newest = vectors::note(root_of(&lines[..size]), &key_of(&lines[size - 1]), ORIGIN);
     vec![
         ("entries.jsonl", jsonl(&lines[range])),
         ("public-key.pem", public(&trusted_key()).to_pem().into_bytes()),
@@ -215,7 +224,7 @@ fn contents(lines: &[Vec<u8>]) -> Contents {
         origin: ORIGIN.into(),
         key: public(&trusted_key()),
         first: 0,
-        checkpoint: vectors::note(root_of(lines), &trusted_key(), ORIGIN),
+        checkpoint: vectors::note(root_of(lines), &key_of(&lines[lines.len() - 1]), ORIGIN),
         proofs: None,
     }
 }
@@ -260,7 +269,7 @@ fn the_vectors_are_those_that_the_generator_makes() {
     check("index.json", format!("[\n{}\n]\n", index.join(",\n")).as_bytes());
     check("trusted.pem", public(&trusted_key()).to_pem().as_bytes());
     let files = fs::read_dir(&dir).expect("a folder").count();
-    assert_eq!(files, all.len() + 4, "files that no vector has");
+    assert_eq!(files, all.len() + 5, "files that no vector has");
 }
 
 #[test]
@@ -1031,4 +1040,96 @@ proptest! {
         fs::write(&path, bytes).expect("written");
         prop_assert_eq!(desk.run(&bundle, &["--quiet"]).status.code(), Some(1));
     }
+}
+
+/// The ledger of an accepted vector.
+fn lines_of(name: &str) -> Vec<Vec<u8>> {
+    let vector = vectors::all().into_iter().find(|vector| vector.name == name).expect("a vector");
+    assert!(vector.expect.is_none());
+    vector.lines
+}
+
+/// Entries from outside a range, under the checkpoint of all.
+fn context(lines: &[Vec<u8>], indices: &[usize]) -> Vec<Context> {
+    let mut edge = Edge::new();
+    let tiles: Vec<TileBytes> = edge.extend(lines.iter().map(|line| hash_of(line))).expect("room");
+    let read = |tile: Tile| tiles.iter().find(|t| t.tile == tile).map(|t| t.bytes.clone()).ok_or(());
+    let size = TreeSize::new(lines.len() as u64).expect("a size");
+    let mut tree = Tree::new(size, read);
+    let entry = |index: usize| String::from_utf8(lines[index].clone()).expect("UTF-8");
+    indices
+        .iter()
+        .map(|index| Context {
+            entry: entry(*index),
+            index: *index as u64,
+            path: tree.inclusion(*index as u64, size).expect("a path"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_checkpoint_is_of_the_key_that_signed_the_last_entry_in_it() {
+    let desk = Desk::new();
+    let (rotated, revoked) = (lines_of("keys-rotated"), lines_of("keys-revoked"));
+    let newest = |name: &str, lines: &[Vec<u8>], size: usize, key: &SigningKey| {
+        let mut files = files(&jsonl(lines));
+        files[2].1 = vectors::note(root_of(&lines[..size]), key, ORIGIN).as_str().into();
+        desk.code(&desk.lay_out(name, &files, 0, lines.len()), &[])
+    };
+    let (trusted, other) = (trusted_key(), other_key());
+    assert_eq!(newest("by-new", &rotated, 5, &other), "");
+    assert_eq!(newest("by-old", &rotated, 5, &trusted), "note-signature");
+    assert_eq!(newest("of-old", &rotated, 3, &trusted), "", "it ends with the rotation");
+    assert_eq!(newest("of-old-by-new", &rotated, 3, &other), "note-signature");
+    assert_eq!(newest("of-activation-by-old", &rotated, 4, &trusted), "note-signature");
+    assert_eq!(newest("still-trusted", &revoked, 2, &trusted), "");
+    assert_eq!(newest("not-any-more", &revoked, 3, &trusted), "key-revoked");
+
+    let known = |name: &str, lines: &[Vec<u8>], size: usize, key: &SigningKey| {
+        let path = desk.path(&format!("{name}.note"));
+        fs::write(&path, vectors::note(root_of(&lines[..size]), key, ORIGIN).as_str()).expect("written");
+        let bundle = desk.bundle(name, &jsonl(lines), 0, lines.len());
+        desk.code(&bundle, &["--known-checkpoint", path.to_str().expect("UTF-8")])
+    };
+    assert_eq!(known("known", &rotated, 3, &trusted), "");
+    assert_eq!(known("known-new", &rotated, 4, &other), "");
+    assert_eq!(known("known-by-new", &rotated, 3, &other), "note-signature");
+    assert_eq!(known("known-by-old", &rotated, 4, &trusted), "note-signature");
+    assert_eq!(known("known-trusted", &revoked, 2, &trusted), "");
+    assert_eq!(known("known-revoked", &revoked, 3, &trusted), "key-revoked");
+}
+
+#[test]
+fn a_part_shows_the_keys_by_which_it_is_judged() {
+    let desk = Desk::new();
+    let lines = lines_of("keys-revoked");
+    let part = |name: &str, range: std::ops::Range<usize>, indices: &[usize]| {
+        let (mut proofs, notes) = proofs(&lines, &range, lines.len());
+        assert!(notes.is_empty(), "mode each");
+        proofs.context = context(&lines, indices);
+        let mut files = part_files(&lines, range.clone(), lines.len());
+        files[4].1 = proofs.to_line().into_bytes();
+        desk.verdict(&desk.lay_out(name, &files, range.start as u64, range.len()), &[])
+    };
+    for (name, range, indices, expected) in [
+        ("after", 4..6, &[0, 2, 3][..], ""),
+        ("after-by-genesis-alone", 4..6, &[0], "unknown-key"),
+        ("after-not-activated", 4..6, &[0, 2], "key-activation"),
+        ("after-not-rotated", 4..6, &[0, 3], "unknown-key"),
+        ("across", 2..4, &[0, 5], ""),
+        ("to-the-rotation", 1..3, &[0, 3, 5], ""),
+        ("to-the-rotation-alone", 1..3, &[0], "key-activation"),
+        ("before", 0..2, &[2, 3, 5], ""),
+        ("before-unrevoked", 0..2, &[2, 3], ""),
+        ("before-alone", 0..2, &[], "note-signature"),
+        ("before-rotated", 0..2, &[2], "key-activation"),
+        ("before-activated", 0..2, &[3], "unknown-key"),
+        ("between", 3..5, &[0, 2, 5], ""),
+    ] {
+        let verdict = part(name, range, indices);
+        assert_eq!(code(&verdict), expected, "{name}: {verdict}");
+    }
+    let said = part("said", 4..6, &[0, 2, 3]).to_string();
+    assert!(said.contains("was named by the key before it"), "{said}");
+    assert!(said.contains("is trusted up to its checkpoint of 2 entries"), "{said}");
 }

@@ -2,14 +2,17 @@
 //! must have set in it. It needs no other entry, so entries are checked in parallel. What the rules
 //! say of it is [`crate::governance::governor`]'s.
 
+use std::sync::Arc;
+
 use super::verdict::Fault;
 use crate::governance::governor::client_of;
+use crate::governance::keyring::Keyring;
 use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryView, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::json;
-use crate::ledger::key::{KeyId, PublicKey, Signature, is_origin};
+use crate::ledger::key::{PublicKey, Signature, is_origin};
 
 /// The `action_type` of entry 0.
 pub const GENESIS: &str = "ledger.genesis";
@@ -17,24 +20,28 @@ pub const GENESIS: &str = "ledger.genesis";
 /// The members of `environment` that every entry has.
 const ENVIRONMENT: [&str; 4] = ["attestd.boot_id", "attestd.host", "attestd.rules", "attestd.version"];
 
-/// What begins the types of entries that change the trusted keys. This version cannot follow
-/// them, so it refuses them rather than go on under the old key.
-const KEY_CHANGE: &str = "key.";
-
 /// The `action_type` of the entry with which the way of signing changes.
 const MODE_CHANGE: &str = "signature.mode";
 
-/// The keys that are trusted from outside the ledger.
+/// The keys that are trusted: the first from outside the ledger, and each later one because the one
+/// before it handed over to it.
 #[derive(Debug, Clone)]
 pub struct TrustedKeys {
     first: PublicKey,
+    keys: Arc<Keyring>,
 }
 
 impl TrustedKeys {
     /// Trusts `key` alone, as the ledger's first.
     #[must_use]
     pub fn only(key: PublicKey) -> Self {
-        TrustedKeys { first: key }
+        TrustedKeys { keys: Arc::new(Keyring::of(key.clone())), first: key }
+    }
+
+    /// Trusts all that followed from the first key up to some entry. `None` where there is none yet.
+    #[must_use]
+    pub fn following(keys: &Arc<Keyring>) -> Option<Self> {
+        keys.terms().first().map(|term| TrustedKeys { first: term.key.clone(), keys: keys.clone() })
     }
 
     /// The ledger's first key, which its genesis must name.
@@ -43,8 +50,10 @@ impl TrustedKeys {
         &self.first
     }
 
-    fn named(&self, id: KeyId) -> Option<&PublicKey> {
-        (self.first.id() == id).then_some(&self.first)
+    /// All of them, with their terms.
+    #[must_use]
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keys
     }
 }
 
@@ -80,11 +89,6 @@ pub(super) fn check_unsigned<'a>(line: &'a [u8], keys: &TrustedKeys) -> Result<E
     }
     check_signature(&entry, keys)?;
     check_environment(&entry)?;
-    if entry.is_daemons() && entry.action_type.starts_with(KEY_CHANGE) {
-        return Err(Fault::new(Code::GovernanceUnavailable)
-            .at("/action_type")
-            .because("this program cannot follow a change of keys"));
-    }
     if entry.is_daemons() && entry.action_type == MODE_CHANGE {
         mode_after(&entry)?;
     }
@@ -102,11 +106,7 @@ pub(crate) fn origin_of(genesis: &EntryView<'_>) -> Option<String> {
 }
 
 fn check_signature(entry: &EntryView<'_>, keys: &TrustedKeys) -> Result<(), Fault> {
-    let Some(key) = keys.named(entry.signing_key_id) else {
-        return Err(Fault::new(Code::UnknownKey)
-            .at("/signing_key_id")
-            .because(format!("the entry names key {}", entry.signing_key_id)));
-    };
+    let key = keys.keys.signer(entry.signing_key_id, entry.sequence_number)?;
     match entry.signature_algorithm {
         SignatureAlgorithm::EntryP256 if key.verifies(&entry.entry_hash.0, &signature_of(entry)?) => Ok(()),
         SignatureAlgorithm::EntryP256 => Err(Fault::new(Code::SignatureInvalid).at("/hsm_signature")),

@@ -8,13 +8,15 @@
 
 use std::collections::BTreeMap;
 
+use super::entry::TrustedKeys;
 use super::verdict::Fault;
+use crate::governance::keyring::Revocation;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::code::Code;
 use crate::ledger::entry::Sequence;
 use crate::ledger::hash::{Digest, Hasher};
 use crate::ledger::key::{PublicKey, Signature};
-use crate::ledger::merkle::{Frontier, Root, TreeSize};
+use crate::ledger::merkle::{Frontier, Root, TreeSize, verify_consistency};
 
 /// What a batch adds to the tree.
 #[derive(Debug, Default)]
@@ -23,11 +25,24 @@ pub(super) struct Piece {
     pub(super) first: Option<Sequence>,
     /// Of each entry that holds, its `entry_hash`.
     pub(super) hashes: Vec<Digest>,
+    /// The key that signs them all: a batch ends where it changes.
+    pub(super) key: Option<PublicKey>,
     /// Where in `hashes` the way of signing changes, and at 0: from there on each entry's own
     /// signature (`None`), or one that they share.
     pub(super) runs: Vec<(usize, Option<Signature>)>,
     /// The origin, if the batch holds the genesis.
     pub(super) origin: Option<String>,
+    /// What its last entry does to the keys, where that is about the tree.
+    pub(super) change: Option<KeyChange>,
+}
+
+/// What the tree has to do with a change of the keys.
+#[derive(Debug)]
+pub(super) enum KeyChange {
+    /// With this entry the term of a key ends.
+    Rotates,
+    /// A checkpoint is said to be of the tree that had this size.
+    Revokes(Revocation, TreeSize),
 }
 
 /// The entries of a commit that have been seen.
@@ -44,12 +59,13 @@ pub(crate) struct Commit {
 pub(super) struct Claim {
     pub(super) commit: Commit,
     checkpoint: Checkpoint,
+    key: PublicKey,
 }
 
 impl Claim {
     /// Checks the signature.
-    pub(super) fn check(&self, key: &PublicKey) -> Result<(), Fault> {
-        if key.verifies(self.checkpoint.text().as_bytes(), &self.commit.signature) {
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        if self.key.verifies(self.checkpoint.text().as_bytes(), &self.commit.signature) {
             return Ok(());
         }
         let size = self.checkpoint.root().size;
@@ -101,6 +117,10 @@ pub(super) struct Growth {
     early: BTreeMap<u64, Piece>,
     /// The commit that the last entries belong to.
     open: Option<Commit>,
+    /// The key of the last entries.
+    key: PublicKey,
+    /// The trees with which the terms of keys ended.
+    ends: Vec<Root>,
     /// The sizes asked for, ascending; those from `watched` on are yet to come.
     sizes: Vec<TreeSize>,
     watched: usize,
@@ -118,11 +138,19 @@ pub(crate) struct Grown {
     pub(crate) commits: Commits,
     /// The commit that goes on after the end, where that was allowed.
     pub(crate) open: Option<Commit>,
+    /// The keys up to the end.
+    pub(crate) keys: TrustedKeys,
 }
 
 impl Growth {
-    /// Begins with the tree over what comes before the first entry, and its origin where it is known.
-    pub(super) fn new(tree: Frontier, origin: Option<String>, mut sizes: Vec<TreeSize>) -> Self {
+    /// Begins with the tree over what comes before the first entry, its origin where it is known, and
+    /// the key that signs.
+    pub(super) fn new(
+        tree: Frontier,
+        origin: Option<String>,
+        key: PublicKey,
+        mut sizes: Vec<TreeSize>,
+    ) -> Self {
         sizes.retain(|size| *size >= tree.size());
         sizes.sort_unstable();
         sizes.dedup();
@@ -133,6 +161,8 @@ impl Growth {
             next: 0,
             early: BTreeMap::new(),
             open: None,
+            key,
+            ends: Vec::new(),
             sizes,
             watched: 0,
             passed: Vec::new(),
@@ -172,6 +202,11 @@ impl Growth {
                 }
             };
         }
+        // No commit goes on under another key.
+        if let Some(key) = piece.key.filter(|key| *key != self.key) {
+            claims.extend(self.close()?);
+            self.key = key;
+        }
         let mut runs = piece.runs.iter().peekable();
         for (index, hash) in piece.hashes.iter().enumerate() {
             if let Some((_, signature)) = runs.next_if(|(start, _)| *start == index)
@@ -183,6 +218,21 @@ impl Growth {
             self.watch();
             self.tree.push(*hash).map_err(|full| (self.next, Fault::new(Code::Sequence).because(full)))?;
             self.next += 1;
+        }
+        match piece.change {
+            None => {}
+            Some(KeyChange::Rotates) => self.ends.push(self.tree.root()),
+            Some(KeyChange::Revokes(Revocation { trusted, consistency, .. }, size)) => {
+                // Where a range begins after that tree, there is nothing to hold it against.
+                if let Some(end) = self.ends.iter().find(|end| end.size == size) {
+                    verify_consistency(&trusted, end, &consistency).map_err(|fault| {
+                        let fault = Fault::new(Code::KeyChange).at("/action_payload/consistency").because(
+                            format!("that the checkpoint which is still trusted is of this tree: {fault}"),
+                        );
+                        (self.next - 1, fault)
+                    })?;
+                }
+            }
         }
         Ok(())
     }
@@ -205,7 +255,7 @@ impl Growth {
             (commit.line, Fault::new(Code::SignatureInvalid).at("/hsm_signature").because(fault))
         })?;
         self.commits.add(root, &commit.signature);
-        Ok(Some(Claim { commit, checkpoint }))
+        Ok(Some(Claim { commit, checkpoint, key: self.key.clone() }))
     }
 
     /// The commit that the last entries belong to, if it has not ended before them.
@@ -214,11 +264,15 @@ impl Growth {
     }
 
     /// Ends the last commit, unless it may go on after the last entry.
-    pub(super) fn finish(mut self, may_go_on: bool) -> Result<(Grown, Option<Claim>), (u64, Fault)> {
+    pub(super) fn finish(
+        mut self,
+        may_go_on: bool,
+        keys: TrustedKeys,
+    ) -> Result<(Grown, Option<Claim>), (u64, Fault)> {
         let open = self.open.filter(|_| may_go_on);
         let claim = if open.is_some() { None } else { self.close()? };
         self.watch();
         let root = (!self.rootless).then(|| self.tree.root());
-        Ok((Grown { root, passed: self.passed, commits: self.commits, open }, claim))
+        Ok((Grown { root, passed: self.passed, commits: self.commits, open, keys }, claim))
     }
 }

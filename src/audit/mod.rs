@@ -30,6 +30,7 @@ pub use verdict::{CheckpointSeen, Fault, Verdict};
 
 use crate::governance::Refusal;
 use crate::governance::governor::{Governor, Standing};
+use crate::governance::keyring::{self, Keyring, Revocation, Term};
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
 use crate::ledger::checkpoint::Note;
@@ -37,7 +38,7 @@ use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryView, Sequence, SignatureAlgorithm};
 use crate::ledger::hash::Digest;
 use crate::ledger::merkle::{Frontier, TreeSize};
-use growth::{Growth, Piece};
+use growth::{Growth, KeyChange, Piece};
 use ids::{Ids, Mention};
 
 /// More threads only wait for each other.
@@ -125,7 +126,7 @@ pub fn audit<E: Into<Interruption>>(
     let sizes = expectations.known.iter().map(|note| note.checkpoint().root().size).collect();
     let (mut verdict, grown) = rebuild(lines, expectations, sizes, false)?;
     if let (Some(known), Some(grown)) = (&expectations.known, grown)
-        && let Err(fault) = check_known(known, &grown, None, &mut verdict, expectations)
+        && let Err(fault) = check_known(known, &grown, None, &mut verdict, &grown.keys)
     {
         verdict.fail(fault);
     }
@@ -152,10 +153,11 @@ pub(crate) fn rebuild<E: Into<Interruption>>(
     };
     let audit = Audit {
         expectations,
-        growth: Mutex::new(Growth::new(tree, origin, sizes)),
+        growth: Mutex::new(Growth::new(tree, origin, expectations.keys.first().clone(), sizes)),
         findings: Mutex::new(Findings {
             ids: Ids::new(),
             opening: None,
+            keys: None,
             end: None,
             open: None,
             fault: None,
@@ -196,14 +198,19 @@ struct Batch {
     bytes: usize,
     /// By what the lines are judged that change nothing; `None` where that is not known.
     standing: Option<Standing>,
+    /// By whom they must be signed.
+    keys: TrustedKeys,
     /// What became of those that could change something, by their place among the lines.
     followed: Vec<(usize, Option<Refusal>)>,
 }
 
 impl Batch {
-    fn new(start: u64, before: Option<Vec<u8>>, standing: Option<Standing>) -> Self {
+    /// Without a standing, or one that knows no key yet, nothing but what is `trusted` is trusted.
+    fn new(start: u64, before: Option<Vec<u8>>, standing: Option<Standing>, trusted: &TrustedKeys) -> Self {
+        let keys = standing.as_ref().and_then(|standing| TrustedKeys::following(&standing.keys));
+        let keys = keys.unwrap_or_else(|| trusted.clone());
         let lines = Vec::with_capacity(BATCH_ENTRIES);
-        Batch { start, before, lines, bytes: 0, standing, followed: Vec::new() }
+        Batch { start, before, lines, bytes: 0, standing, keys, followed: Vec::new() }
     }
 
     /// What governance says of the entry that stands at the place `index`.
@@ -239,6 +246,8 @@ struct Audit<'a> {
 struct Findings {
     ids: Ids,
     opening: Option<Opening>,
+    /// The keys after the last line, once all are read and where they were followed.
+    keys: Option<TrustedKeys>,
     /// The last line that holds, and the head after it.
     end: Option<(u64, Head)>,
     /// The line with which a commit begins that has not ended before the fault.
@@ -263,9 +272,10 @@ impl Audit<'_> {
         lines: impl IntoIterator<Item = Result<Vec<u8>, E>>,
         sender: SyncSender<Batch>,
     ) {
+        let trusted = &self.expectations.keys;
         let mut governor = self.expectations.before.as_ref().map(|before| before.governor.clone());
         let standing = |governor: &Option<Governor>| governor.as_ref().map(|g| g.standing().clone());
-        let mut batch = Batch::new(0, None, standing(&governor));
+        let mut batch = Batch::new(0, None, standing(&governor), trusted);
         for line in lines {
             let line = match line.map_err(Into::into) {
                 Ok(line) => line,
@@ -306,13 +316,15 @@ impl Audit<'_> {
                 || generation != batch.standing.as_ref().map(|standing| standing.generation)
             {
                 let start = batch.start + batch.lines.len() as u64;
-                let next = Batch::new(start, batch.lines.last().cloned(), standing(&governor));
+                let next = Batch::new(start, batch.lines.last().cloned(), standing(&governor), trusted);
                 let full = std::mem::replace(&mut batch, next);
                 if self.is_over(full.start) || sender.send(full).is_err() {
                     return;
                 }
             }
         }
+        let keys = governor.as_ref().and_then(|governor| TrustedKeys::following(&governor.standing().keys));
+        self.findings().keys = keys;
         // Nobody listens only when all workers died, and then their panic is passed on.
         let _ = sender.send(batch);
     }
@@ -340,14 +352,18 @@ impl Audit<'_> {
             None => self.expectations.after.map(|head| Place { head, algorithm: None }),
         };
         let mut mentions = Vec::with_capacity(batch.lines.len());
-        let mut piece = Piece { hashes: Vec::with_capacity(batch.lines.len()), ..Piece::default() };
+        let mut piece = Piece {
+            hashes: Vec::with_capacity(batch.lines.len()),
+            key: batch.keys.keyring().newest().cloned(),
+            ..Piece::default()
+        };
         let mut signed_as = None;
         let mut opening = None;
         let mut fault = None;
         let lines = std::mem::take(&mut batch.lines);
         for (index, text) in lines.iter().enumerate() {
             let line = batch.start + index as u64;
-            let checked = entry::check_unsigned(text, &self.expectations.keys).and_then(|entry| {
+            let checked = entry::check_unsigned(text, &batch.keys).and_then(|entry| {
                 let next = follow(place, &entry)?;
                 if line == 0 {
                     opening = Some(self.open(&entry)?);
@@ -369,6 +385,7 @@ impl Audit<'_> {
             match checked {
                 Ok((entry, next)) => {
                     place = Some(next);
+                    piece.change = key_change(&entry, batch.keys.keyring());
                     piece.hashes.push(entry.entry_hash);
                     mentions.extend(entry.dependencies.iter().map(|id| Mention {
                         id: *id,
@@ -421,19 +438,20 @@ impl Audit<'_> {
         if self.is_over(claim.commit.line) {
             return;
         }
-        if let Err(fault) = claim.check(self.expectations.keys.first()) {
+        if let Err(fault) = claim.check() {
             self.blame(&mut self.findings(), claim.commit.line, fault);
         }
     }
 
     /// What it all comes to, when all lines were read.
     fn finish(mut self, may_go_on: bool) -> io::Result<(Verdict, Option<Grown>)> {
-        let none = Growth::new(Frontier::new(), None, Vec::new());
+        let none = Growth::new(Frontier::new(), None, self.expectations.keys.first().clone(), Vec::new());
         let growth = std::mem::replace(&mut self.growth, Mutex::new(none));
         let growth = growth.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut grown = None;
+        let keys = self.findings().keys.clone().unwrap_or_else(|| self.expectations.keys.clone());
         if self.first_fault.load(Ordering::Relaxed) == u64::MAX {
-            match growth.finish(may_go_on) {
+            match growth.finish(may_go_on, keys.clone()) {
                 Ok((all, claim)) => {
                     claim.iter().for_each(|claim| self.settle(claim));
                     grown = Some(all);
@@ -444,7 +462,10 @@ impl Audit<'_> {
             self.findings().open = growth.open().map(|commit| commit.line);
         }
         let findings = self.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let verdict = findings.verdict(self.expectations)?;
+        let mut verdict = findings.verdict(self.expectations)?;
+        if verdict.fault.is_none() {
+            describe_keys(&mut verdict, keys.keyring());
+        }
         Ok((verdict, grown))
     }
 
@@ -580,6 +601,50 @@ impl Findings {
             ));
         }
         Ok(verdict)
+    }
+}
+
+fn key_change(entry: &EntryView<'_>, keys: &Keyring) -> Option<KeyChange> {
+    match entry.action_type {
+        _ if !entry.is_daemons() => None,
+        keyring::ROTATE => Some(KeyChange::Rotates),
+        keyring::REVOKE => keys.revoked_by(entry).map(|(revoked, end)| KeyChange::Revokes(revoked, end)),
+        _ => None,
+    }
+}
+
+/// Says who signed what, where that is more than one key.
+fn describe_keys(verdict: &mut Verdict, keys: &Keyring) {
+    let (mut before, mut after) = (None, None);
+    for term in keys.terms() {
+        let Term { key, first, last, revoked } = term;
+        if let Some(before) = before {
+            verdict.checked.push(format!(
+                "key {} was named by the key before it, {before}, in entry {}, and proved itself for it",
+                key.id(),
+                first.0 - 1
+            ));
+        }
+        before = Some(key.id());
+        if let (Some(Revocation { at, trusted, .. }), Some(last)) = (revoked, last) {
+            verdict.not_checked.push(format!(
+                "who signed entries {} to {last}: entry {at} says that their key, {}, is trusted up to its checkpoint \
+                 of {} entries, and only checkpoints of later keys speak for them",
+                trusted.size,
+                key.id(),
+                trusted.size
+            ));
+            if verdict.first.is_some_and(|begin| begin > last.0) {
+                verdict.not_checked.push(format!(
+                    "that the checkpoint of {} entries which entry {at} names is of this tree",
+                    trusted.size
+                ));
+            }
+        }
+        after = Some(first);
+    }
+    if let (true, Some(first)) = (keys.is_waiting(), after) {
+        verdict.not_checked.push(format!("that the newest key signs: its first entry would be {first}"));
     }
 }
 

@@ -1,15 +1,15 @@
 //! Checkpoints, held against the tree that the entries make.
 
-use super::Expectations;
 use super::entry::TrustedKeys;
 use super::growth::{Commit, Commits, Grown};
 use super::verdict::{CheckpointSeen, Fault, Verdict};
+use crate::governance::keyring::Revocation;
 use crate::ledger::checkpoint::{Note, NoteFault};
 use crate::ledger::code::Code;
 use crate::ledger::key::Signature;
 use crate::ledger::merkle::{NodeHash, Root, TreeSize, verify_consistency};
 
-/// Reads and verifies a note: it is of `origin` (if that is known) and signed by the trusted key.
+/// Reads and verifies a note: it is of `origin` (if that is known) and signed by the key in force at its size.
 pub(crate) fn read_note(
     note: &[u8],
     origin: Option<&str>,
@@ -20,14 +20,27 @@ pub(crate) fn read_note(
     Ok((note, signature))
 }
 
-/// Verifies a note: it is of `origin` (if that is known) and signed by the trusted key.
+/// Verifies a note: it is of `origin` (if that is known) and signed by the key in force at its size.
 fn verify_note(note: &Note, origin: Option<&str>, keys: &TrustedKeys) -> Result<Signature, Fault> {
     let found = note.checkpoint().origin();
     if let Some(origin) = origin.filter(|origin| *origin != found) {
         return Err(Fault::new(Code::Origin).because(format!("a checkpoint of `{found}`, not of `{origin}`")));
     }
-    let keys = std::slice::from_ref(keys.first());
-    Ok(note.verify(keys).map_err(|fault| note_fault(&fault))?.signature)
+    let size = note.checkpoint().root().size;
+    let key = keys.keyring().at_size(size).map_or(keys.first(), |term| &term.key);
+    Ok(note.verify(std::slice::from_ref(key)).map_err(|fault| note_fault(&fault))?.signature)
+}
+
+/// Refuses a checkpoint that its key made, or may have made, when it was not to be trusted any more.
+fn check_unrevoked(root: Root, keys: &TrustedKeys) -> Result<(), Fault> {
+    let term = keys.keyring().at_size(root.size);
+    match term.and_then(|term| term.revoked.as_ref()).filter(|revoked| root.size > revoked.trusted.size) {
+        None => Ok(()),
+        Some(Revocation { at, trusted, .. }) => Err(Fault::new(Code::KeyRevoked).because(format!(
+            "entry {at} says that its key is trusted up to the checkpoint of {} entries; this is of {}",
+            trusted.size, root.size
+        ))),
+    }
 }
 
 /// What a refused note is called.
@@ -49,7 +62,9 @@ pub(crate) fn check_newest(
     grown: &Grown,
     path: Option<&[NodeHash]>,
     verdict: &mut Verdict,
+    keys: &TrustedKeys,
 ) -> Result<(), Fault> {
+    check_unrevoked(root, keys)?;
     let Some(end) = grown.root else {
         return Err(Fault::new(Code::TreeProof).because("the tree before the first entry is not known"));
     };
@@ -103,11 +118,12 @@ pub(crate) fn check_known(
     grown: &Grown,
     newest: Option<Root>,
     verdict: &mut Verdict,
-    expectations: &Expectations,
+    keys: &TrustedKeys,
 ) -> Result<(), Fault> {
     let of_known = |fault: Fault| fault.within("the known checkpoint");
-    verify_note(known, verdict.origin.as_deref(), &expectations.keys).map_err(of_known)?;
+    verify_note(known, verdict.origin.as_deref(), keys).map_err(of_known)?;
     let known = known.checkpoint().root();
+    check_unrevoked(known, keys).map_err(of_known)?;
     let end = grown.root.map_or(TreeSize::EMPTY, |root| root.size);
     let passed = grown.passed.iter().map(|passed| passed.root);
     let ours = passed.chain(newest).find(|ours| ours.size == known.size);

@@ -240,6 +240,10 @@ fn meaning(code: Code) -> &'static str {
         Code::UnknownKey | Code::GenesisKey => {
             "another key sealed this ledger: it is another ledger than you think, or it was made anew"
         }
+        Code::KeyRange | Code::KeyActivation | Code::KeyChange | Code::KeyReused | Code::KeyProof => {
+            "the key did not change the way a ledger's key changes: somebody may have put in a key of his own"
+        }
+        Code::KeyRevoked => "whoever has a key that is not trusted any more may have made this checkpoint",
         Code::Sequence | Code::ChainBroken => {
             "entries were removed, inserted, repeated or reordered, or come from another ledger"
         }

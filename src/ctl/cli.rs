@@ -90,6 +90,8 @@ pub enum Command {
     /// Every append is a real entry that stays in the ledger for ever. The raw figures need root
     /// or the daemon's own user, and a daemon that is idle.
     Bench(Bench),
+    /// List the ledger's keys, hand over to another one, or revoke one of the past.
+    Key(Key),
     /// The latch that keeps a PIN which the token refused from being tried again.
     Pin(Pin),
     /// Make the ledger's key before witnesses, or check that it was made so.
@@ -107,6 +109,70 @@ pub enum Command {
         /// Where to write attestctl.1, attestctl-append.1 and so on.
         dir: Option<PathBuf>,
     },
+}
+
+/// `attestctl key`
+#[derive(Debug, Args)]
+pub struct Key {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KeyCommand,
+}
+
+/// What can be done with the ledger's keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// List the keys, and the entries that each signed.
+    List {
+        /// Print what the daemon answers.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hand over to another key: on another token, or on the same one.
+    ///
+    /// The daemon opens the new token beside the one that it has. From then on the new key signs; the
+    /// daemon's configuration must name it before the next start.
+    Rotate(RotateKey),
+    /// Say from where on a key of the past is not trusted.
+    ///
+    /// The key in force can't be revoked: hand over to another one first.
+    Revoke {
+        /// The key, as `list` names it.
+        key_id: String,
+        /// Why; it stays in the ledger.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Trust it up to its checkpoint of so many entries; all that it signed, where nothing is said.
+        #[arg(long, value_name = "ENTRIES")]
+        size: Option<u64>,
+        /// Print the entry.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `attestctl key rotate`
+#[derive(Debug, Args)]
+pub struct RotateKey {
+    /// The new key, as an RFC 7512 URI that names its token.
+    #[arg(long, value_name = "URI")]
+    pub to: String,
+    /// The PKCS#11 module of its token, where it is another one; the daemon's configuration must name it
+    /// in token.other_modules.
+    #[arg(long, value_name = "PATH")]
+    pub module: Option<PathBuf>,
+    /// A file on the daemon's machine that holds the PIN of its token, where it is another one.
+    #[arg(long, value_name = "FILE", conflicts_with = "pin_credential")]
+    pub pin_file: Option<PathBuf>,
+    /// The systemd credential of the daemon that holds the PIN.
+    #[arg(long, value_name = "NAME")]
+    pub pin_credential: Option<String>,
+    /// Refuse any key but this one: the hex SHA-256 of its SPKI DER.
+    #[arg(long, value_name = "HEX")]
+    pub key_id: Option<String>,
+    /// Print the entry.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `attestctl pin`

@@ -24,6 +24,7 @@ mod export;
 mod failure;
 mod get;
 mod histogram;
+mod key;
 mod list;
 pub mod pages;
 mod pen;
@@ -93,6 +94,7 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Verify(args) => verify::run(socket, args).await,
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,
+        cli::Command::Key(args) => key::run(socket, &args.command).await,
         cli::Command::Pin(cli::Pin { command: cli::PinCommand::Clear { config } }) => pin::clear(config),
         cli::Command::Ceremony(cli::Ceremony::Run(args)) => ceremony::run(args),
         cli::Command::Ceremony(cli::Ceremony::Verify(args)) => ceremony::check(args),

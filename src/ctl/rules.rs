@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
@@ -241,7 +242,13 @@ async fn test(socket: &Path, args: &RulesTest) -> Result<Outcome, Failure> {
         }
     };
     let peer = caller.example();
-    let standing = Standing { origin: origin.into(), rules, attribution_verified: true, generation: 0 };
+    let standing = Standing {
+        origin: origin.into(),
+        rules,
+        attribution_verified: true,
+        keys: Arc::default(),
+        generation: 0,
+    };
     let id = draft.entry_id.unwrap_or(EntryId([0; 16]));
     let verdict = standing.append(&draft, &peer, id, now());
     let (text, outcome) = tell(&standing.rules, &args.caller, &peer, &draft, verdict);

@@ -98,12 +98,13 @@ pub(super) fn keep(
             return Ok(());
         }
     };
-    let ledger = Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
     let mut last = false;
     while !last {
         last = stopped.recv_timeout(tick) == Err(RecvTimeoutError::Disconnected);
         let Some(note) = notes.borrow().clone() else { continue };
         let entries = note.checkpoint().root().size.leaves();
+        let keys = sequencer.gauges().governor().standing().keys.clone();
+        let ledger = Ledger { origin: &genesis.origin, keys: &keys, reader: &reader };
         for (kept, gauge) in anchors.iter_mut().zip(gauges) {
             let known = gauge.entries.load(Ordering::Relaxed);
             if known >= entries || (!last && Instant::now() < kept.due) {
@@ -147,8 +148,22 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
     }
     let opened = open(config, Absent::Given, &|_| {})?;
     let Opened {
-        mut store, reader, index, genesis, mut edge, pool, token: _token, anchors, algorithm, ..
+        mut store,
+        reader,
+        index,
+        genesis,
+        keys,
+        mut edge,
+        pool,
+        token: _token,
+        anchors,
+        algorithm,
+        ..
     } = opened;
+    if keys.is_waiting() {
+        return Err(Fault::NotActivated);
+    }
+    let key = keys.newest().unwrap_or(&genesis.key).id();
     let (there, missing): (Vec<Checked>, Vec<Checked>) =
         anchors.into_iter().partition(|checked| checked.entries.is_some());
     let missing: Vec<Anchor> = missing.into_iter().map(|checked| checked.anchor).collect();
@@ -171,7 +186,7 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
         );
         let draft = Draft::own(EventType::Change, EventCategory::Normal, ACTION_TYPE, payload);
         let admitted = policy.own_under(label, draft, fresh_id());
-        let entry = head.extend(admitted.view(), now(), algorithm, genesis.key.id());
+        let entry = head.extend(admitted.view(), now(), algorithm, key);
         Reserved { entry, idempotency: None }
     };
     let entries: Vec<Reserved> = missing.iter().map(&mut extend).collect();
@@ -179,13 +194,12 @@ pub fn reset(config: &Config, reason: &str) -> Result<Vec<Anchor>, Fault> {
     let tiles =
         edge.extend(entries.iter().map(|reserved| reserved.entry.hash())).map_err(|full| stopped(&full))?;
     let checkpoint = Checkpoint::new(&genesis.origin, edge.root()).map_err(|fault| stopped(&fault))?;
-    let reservation =
-        Reservation { first, key: genesis.key.id(), algorithm, entries, tiles, checkpoint: Some(checkpoint) };
+    let reservation = Reservation { first, key, algorithm, entries, tiles, checkpoint: Some(checkpoint) };
     let note = seal(&mut store, reservation, &pool)?;
     for anchor in &missing {
         anchor.write(&note)?;
     }
-    let ledger = Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
+    let ledger = Ledger { origin: &genesis.origin, keys: &keys, reader: &reader };
     for Checked { anchor, .. } in &there {
         match anchor::update(anchor, &note, ledger) {
             Ok(()) => {}

@@ -66,7 +66,7 @@ pub(crate) fn needed(
     Ok(Ok(needed))
 }
 
-fn text_of(reader: &Reader, sequence: Sequence) -> Result<String, StoreError> {
+pub(super) fn text_of(reader: &Reader, sequence: Sequence) -> Result<String, StoreError> {
     let damaged = |what: &str| StoreError::Damaged(format!("entry {sequence} {what}"));
     let line = reader.line(sequence)?.ok_or_else(|| damaged("is missing"))?;
     String::from_utf8(line.bytes).map_err(|_| damaged("is not UTF-8"))

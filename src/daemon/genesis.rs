@@ -33,32 +33,37 @@ impl Genesis {
             return Err(format!("entry 0 is a {}, not a {ACTION_TYPE}", entry.action_type));
         }
         let payload = entry.action_payload;
-        let text = |object: &str, name: &str| {
-            json::member(object, name)
-                .filter(|text| text.starts_with('"'))
-                .map(|text| json::unquote(text.as_bytes()))
-                .ok_or(format!("entry 0 has no {name}"))
-        };
+        let text = |object: &str, name: &str| text(object, name).map_err(|what| format!("entry 0 {what}"));
         let key =
             PublicKey::from_pem(&text(payload, "public_key_pem")?).map_err(|error| error.to_string())?;
         if key.id() != entry.signing_key_id {
             return Err("entry 0 is signed by another key than it names".into());
         }
-        let token = json::member(payload, "token").ok_or("entry 0 has no token")?;
-        Ok(Genesis {
-            origin: text(payload, "origin")?,
-            key,
-            token: Identity {
-                manufacturer: text(token, "manufacturer")?,
-                model: text(token, "model")?,
-                serial: text(token, "serial")?,
-                label: text(token, "label")?,
-            },
-        })
+        let token = token_in(payload).map_err(|what| format!("entry 0 {what}"))?;
+        Ok(Genesis { origin: text(payload, "origin")?, key, token })
     }
 }
 
-/// The canonical payload of entry 0; `ceremony` and `predecessor` are canonical, too.
+/// The token that the payload of an entry describes; an error is in words that follow the entry.
+pub(super) fn token_in(payload: &str) -> Result<Identity, String> {
+    let token = json::member(payload, "token").filter(|token| token.starts_with('{'));
+    let token = token.ok_or("has no token")?;
+    Ok(Identity {
+        manufacturer: text(token, "manufacturer")?,
+        model: text(token, "model")?,
+        serial: text(token, "serial")?,
+        label: text(token, "label")?,
+    })
+}
+
+fn text(object: &str, name: &str) -> Result<String, String> {
+    json::member(object, name)
+        .filter(|text| text.starts_with('"'))
+        .map(|text| json::unquote(text.as_bytes()))
+        .ok_or(format!("has no {name}"))
+}
+
+/// The canonical payload of entry 0; `predecessor` is canonical, too.
 #[must_use]
 pub fn payload(
     origin: &str,
@@ -70,19 +75,28 @@ pub fn payload(
     predecessor: Option<&str>,
 ) -> String {
     debug_assert!(is_origin(origin));
-    let flag = |flag: Option<bool>| flag.map_or("null", |flag| if flag { "true" } else { "false" });
     format!(
-        r#"{{"ceremony":{},"key_attributes":{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}},"key_id":"{}","origin":{},"predecessor":{},"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{}}}"#,
+        r#"{{"ceremony":{},"key_attributes":{},"key_id":"{}","origin":{},"predecessor":{},"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{}}}"#,
         ceremony.unwrap_or("null"),
-        flag(attributes.always_sensitive),
-        flag(attributes.extractable),
-        flag(attributes.local),
-        flag(attributes.never_extractable),
-        flag(attributes.sensitive),
+        attributes_json(attributes),
         key.id(),
         quoted(origin),
         predecessor.unwrap_or("null"),
         quoted(&key.to_pem()),
         token_json(token)
+    )
+}
+
+/// How a token protects a key, as genesis and rotations describe it: canonical JSON.
+#[must_use]
+pub fn attributes_json(attributes: &KeyAttributes) -> String {
+    let flag = |flag: Option<bool>| flag.map_or("null", |flag| if flag { "true" } else { "false" });
+    format!(
+        r#"{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}}"#,
+        flag(attributes.always_sensitive),
+        flag(attributes.extractable),
+        flag(attributes.local),
+        flag(attributes.never_extractable),
+        flag(attributes.sensitive),
     )
 }

@@ -20,7 +20,7 @@ use crate::ledger::key::KeyId;
 use crate::ledger::tile::Edge;
 use crate::sequencer::now;
 use crate::store::{Reservation, Reserved, Store, mode_of};
-use crate::token::{Identity, Keeper, Pool, SignError, Token, TokenOptions};
+use crate::token::{Identity, Keeper, Pool, SignError, Token};
 
 /// What was made.
 #[derive(Debug)]
@@ -67,9 +67,10 @@ pub fn init(
             return Err(Fault::Exists(path.clone()));
         }
     }
-    // The token of the ceremony, before the PIN is shown to another.
-    // Somebody is there who knows that the PIN was refused, and there is no ledger yet to keep a latch by.
-    let options = TokenOptions { latch: None, ..token_options(config, ceremony.map(Ceremony::token))? };
+    // The token of the ceremony, before the PIN is shown to another. Somebody is there who knows that the
+    // PIN was refused, and there is no ledger yet to keep a latch by.
+    let expected = ceremony.map(Ceremony::token);
+    let options = token_options(&config.token, None, expected)?;
     let mut token = Token::open(&options)?;
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();

@@ -15,6 +15,7 @@ pub mod genesis;
 pub mod governing;
 pub mod hygiene;
 pub mod init;
+mod keys;
 pub mod notify;
 pub mod offline;
 pub mod serve;
@@ -24,14 +25,15 @@ mod watchdog;
 use std::path::PathBuf;
 
 use crate::anchor::{Anchor, AnchorError, Contradiction};
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError};
 use crate::governance::Host;
 use crate::index::IndexError;
 use crate::ledger::key::KeyId;
+use crate::server::keys::Opening;
 use crate::server::listener::BindError;
 use crate::store::StoreError;
 use crate::token::{
-    Expected, Latch, LatchError, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError,
+    Expected, Identity, Latch, LatchError, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError,
 };
 
 /// Why a command of the daemon did not do what it was told.
@@ -56,8 +58,14 @@ pub enum Fault {
     Genesis { path: PathBuf, reason: String },
     #[error("the ledger belongs to the origin {ledger}, the configuration says {config}")]
     OtherOrigin { ledger: String, config: String },
-    #[error("the ledger was begun with key {expected}, the token has key {found}")]
+    #[error("the ledger's key is {expected}, the token has key {found}")]
     OtherKey { expected: KeyId, found: KeyId },
+    #[error(
+        "the ledger's key is {key} since it was changed, on the token with serial \"{}\" and model \"{}\"; the configuration names {found}", expected.serial, expected.model
+    )]
+    OtherToken { key: KeyId, expected: Expected, found: Box<Identity> },
+    #[error("the ledger's key was changed, and the new one has signed nothing yet")]
+    NotActivated,
     #[error("entries from {first} on are reserved for key {key} in mode {mode}, which can't sign them now")]
     OtherReservation { first: u64, key: KeyId, mode: String },
     #[error("the ledger has no checkpoint yet, or none that covers all that the range needs from before it")]
@@ -117,6 +125,8 @@ pub enum Fault {
 
 /// The file of the PIN latch, beside the ledger.
 pub const PIN_LATCH: &str = "pin-latch";
+/// That of a token that is rotated to.
+pub const NEXT_PIN_LATCH: &str = "pin-latch-next";
 
 /// The exit code that keeps systemd from trying again (`RestartPreventExitStatus=78`, EX_CONFIG).
 pub const OPERATOR_NEEDED: u8 = 78;
@@ -134,6 +144,8 @@ impl Fault {
             | Fault::Genesis { .. }
             | Fault::OtherOrigin { .. }
             | Fault::OtherKey { .. }
+            | Fault::OtherToken { .. }
+            | Fault::NotActivated
             | Fault::OtherReservation { .. }
             | Fault::Tail(_)
             | Fault::Rules { .. }
@@ -201,7 +213,12 @@ impl Fault {
             }
             Fault::OnlyRehearsed => "hold the ceremony itself, with `rehearsal = false` and a new key".into(),
             Fault::OtherOrigin { .. } => "set `origin` as the ledger has it, or `ledger.path` to the other ledger".into(),
-            Fault::OtherKey { .. } | Fault::OtherReservation { .. } => {
+            Fault::OtherKey { .. } | Fault::OtherToken { .. } => {
+                "connect the token that holds the ledger's newest key, and name it in token.uri, with its PIN in token.pin_file or token.pin_credential"
+                    .into()
+            }
+            Fault::NotActivated => "start the daemon once: it has the new key sign first".into(),
+            Fault::OtherReservation { .. } => {
                 "connect the token that holds the ledger's key, and check token.uri".into()
             }
             Fault::Token(TokenError::PinRefused(_) | TokenError::Latch(LatchError::Latched { .. })) => {
@@ -315,10 +332,23 @@ pub(crate) fn pin_latch(config: &Config) -> Latch {
     Latch::at(config.ledger.path.with_file_name(PIN_LATCH))
 }
 
+/// Where tokens may be found to rotate to.
+fn token_opening(config: &Config) -> Opening {
+    Opening { token: config.token.clone(), latch: next_pin_latch(config), anchored: config.anchor.token }
+}
+
+/// What keeps the refused PIN of a token that is rotated to from being tried again. Not that of the token
+/// in use: a mistake in a rotation must not stop what goes on.
+pub(crate) fn next_pin_latch(config: &Config) -> Latch {
+    Latch::at(config.ledger.path.with_file_name(NEXT_PIN_LATCH))
+}
+
 /// What the token module is to be told, from the configuration.
-fn token_options(config: &Config, expected: Option<Expected>) -> Result<TokenOptions, Fault> {
-    let latch = Some(pin_latch(config));
-    let config = &config.token;
+pub(crate) fn token_options(
+    config: &config::Token,
+    latch: Option<Latch>,
+    expected: Option<Expected>,
+) -> Result<TokenOptions, Fault> {
     let uri: TokenUri = config.uri.parse()?;
     let pin = if !config.pin_credential.is_empty() {
         PinSource::Credential(config.pin_credential.clone())

@@ -1,16 +1,17 @@
 //! A ledger file without its daemon: no token, no PIN, no socket.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 use super::context::TooLarge;
 use super::genesis::Genesis;
-use super::{Fault, context};
+use super::{Fault, context, keys};
 use crate::audit::{self, Expectations, Interruption, Notes, TrustedKeys, Verdict};
 use crate::bundle::{Contents, Context, DirectoryWriter, Proofs, Sizes, checkpoint_line};
+use crate::governance::keyring::{Keyring, Term};
 use crate::ledger::chain::Head;
 use crate::ledger::entry::Sequence;
-use crate::ledger::key::PublicKey;
 use crate::ledger::merkle::TreeSize;
 use crate::store::{Reader, StoreError};
 
@@ -59,7 +60,13 @@ impl Offline {
         let (origin, key) = (&self.genesis.origin, &self.genesis.key);
         // The daemon's index may be in use, or not be there at all.
         let steps = || context::scan(&self.reader, Sequence(from.min(self.count)));
-        let extract = Extract::plan(&self.reader, origin, key, from, Some(to), steps)?;
+        // Only a part needs to be told of keys after it.
+        let keys = if to < self.count {
+            keys::found(&self.reader, &self.genesis)?
+        } else {
+            Keyring::of(key.clone())
+        };
+        let extract = Extract::plan(&self.reader, origin, &keys, from, Some(to), steps)?;
         let (from, to) = (Sequence(extract.from), Sequence(extract.to));
         let mut writer = DirectoryWriter::create(dir, extract.contents).map_err(doing)?;
         let mut written = 0;
@@ -141,7 +148,7 @@ impl Extract {
     pub(crate) fn plan<E>(
         reader: &Reader,
         origin: &str,
-        key: &PublicKey,
+        keys: &Keyring,
         from: u64,
         to: Option<u64>,
         steps: impl FnOnce() -> Result<Vec<Sequence>, E>,
@@ -195,14 +202,32 @@ impl Extract {
                     proofs.context.push(Context { entry, index: sequence.0, path });
                 }
             }
+            // By these the newest checkpoint is judged.
+            for sequence in key_entries(keys).filter(|sequence| (to..newest.leaves()).contains(sequence)) {
+                let path = tree.inclusion(sequence, newest).map_err(tree_read)?;
+                let entry = context::text_of(reader, Sequence(sequence))?;
+                proofs.context.push(Context { entry, index: sequence, path });
+            }
             Some(proofs)
         } else {
             None
         };
+        let Some(Term { key, .. }) = keys.terms().first() else { return Err(Unplanned::NoCheckpoint) };
         let contents =
             Contents { origin: origin.to_owned(), key: key.clone(), first: from, checkpoint, proofs };
         Ok(Extract { contents, from, to, sizes })
     }
+}
+
+/// The entries that changed the keys, in order.
+fn key_entries(keys: &Keyring) -> impl Iterator<Item = u64> {
+    let terms = keys.terms();
+    let rotations = terms.iter().skip(1).map(|term| term.first.0 - 1);
+    let pending = usize::from(keys.is_waiting());
+    let activations = terms.iter().skip(1).rev().skip(pending).map(|term| term.first.0);
+    let revocations = terms.iter().filter_map(|term| term.revoked.as_ref().map(|revoked| revoked.at.0));
+    let entries: BTreeSet<u64> = rotations.chain(activations).chain(revocations).collect();
+    entries.into_iter()
 }
 
 /// Checks the first `count` entries, and the checkpoints that the ledger keeps of them.
@@ -233,12 +258,14 @@ pub(crate) fn verify(
 
     let origin = Some(genesis.origin.as_str());
     let end = TreeSize::new(count).unwrap_or(TreeSize::MAX);
-    let mut outcome = audit::read_note(newest.as_str().as_bytes(), origin, &expectations.keys)
-        .and_then(|(note, _)| audit::check_newest(note.checkpoint().root(), &grown, None, &mut verdict));
+    let mut outcome =
+        audit::read_note(newest.as_str().as_bytes(), origin, &grown.keys).and_then(|(note, _)| {
+            audit::check_newest(note.checkpoint().root(), &grown, None, &mut verdict, &grown.keys)
+        });
     let mut notes = Notes::default();
     reader.notes_of(Sequence(0), Sequence(count), |note| {
         if outcome.is_ok() {
-            outcome = notes.add(note.as_str().as_bytes(), origin, &expectations.keys, end);
+            outcome = notes.add(note.as_str().as_bytes(), origin, &grown.keys, end);
         }
         Ok(())
     })?;

@@ -17,7 +17,7 @@ use super::init::{sign, write_public_key};
 use super::notify::Notifier;
 use super::offline::{lines, read_genesis};
 use super::watchdog::{self, Watchdog};
-use super::{Fault, anchors, governing, host, io, token_options};
+use super::{Fault, anchors, governing, host, io, keys, pin_latch, token_opening, token_options};
 use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
 use crate::caller::Access;
@@ -25,6 +25,7 @@ use crate::config::{self, Config, OnTokenLoss};
 use crate::failpoint;
 use crate::governance::Policy;
 use crate::governance::governor::Governor;
+use crate::governance::keyring::Keyring;
 use crate::governance::rules::Rules;
 use crate::index::{Index, IndexError};
 use crate::ledger::canonical;
@@ -32,7 +33,7 @@ use crate::ledger::chain::Head;
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EventCategory, EventType, Sequence, SignatureAlgorithm};
 use crate::ledger::json;
-use crate::ledger::key::PublicKey;
+use crate::ledger::key::{KeyId, PublicKey};
 use crate::ledger::merkle::{NodeHash, TreeSize};
 use crate::ledger::tile::{Edge, Tile};
 use crate::publish::{self, Published, Publisher, Trust};
@@ -68,6 +69,8 @@ pub(super) struct Opened {
     pub(super) reader: Reader,
     pub(super) index: Index,
     pub(super) genesis: Genesis,
+    /// The keys, of which the token has the newest.
+    pub(super) keys: Arc<Keyring>,
     /// Which entries were checked in full.
     pub(super) verified: (u64, u64),
     pub(super) edge: Edge,
@@ -106,9 +109,23 @@ struct Found {
     reader: Reader,
     index: Index,
     genesis: Genesis,
+    keys: Arc<Keyring>,
+    /// The one that has the newest key.
+    token: Identity,
     verified: (u64, u64),
     edge: Edge,
     anchors: Vec<Checked>,
+}
+
+impl Found {
+    /// The key that signs what comes next.
+    fn key(&self) -> &PublicKey {
+        self.keys.newest().unwrap_or(&self.genesis.key)
+    }
+
+    fn explain(&self, error: TokenError) -> Fault {
+        keys::explain(error, self.key().id(), self.keys.terms().len() > 1)
+    }
 }
 
 /// Opens the ledger to extend it, where it and its anchors hold. What is refused without the token is
@@ -116,8 +133,8 @@ struct Found {
 /// `progress` hears of what may take minutes.
 pub(super) fn open(config: &Config, absent: Absent, progress: Progress<'_>) -> Result<Opened, Fault> {
     let found = find(config, absent, progress)?;
-    let keeper = Arc::new(keeper(config, &found.genesis)?);
-    let pool = keeper.open()?;
+    let keeper = Arc::new(keeper(config, &found)?);
+    let pool = keeper.open().map_err(|error| found.explain(error))?;
     finish(config, absent, found, &pool, keeper, progress)
 }
 
@@ -150,20 +167,28 @@ fn find(config: &Config, absent: Absent, progress: Progress<'_>) -> Result<Found
     if genesis.origin != config.origin {
         return Err(Fault::OtherOrigin { ledger: genesis.origin, config: config.origin.clone() });
     }
-    let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
     let index = match open_index(config, &reader, progress) {
         Ok(index) => index,
         Err(error) => {
             // An anchor knows more of what is gone than the index does.
-            absent.refuse(&anchors::check(anchors::off_token(config), anchored)?)?;
+            let keys = &keys::found(&reader, &genesis)?;
+            let ledger = anchor::Ledger { origin: &genesis.origin, keys, reader: &reader };
+            absent.refuse(&anchors::check(anchors::off_token(config), ledger)?)?;
             return Err(error.into());
         }
     };
     let verified = check_tail(&reader, &index, &genesis)?;
-    let edge = check_tree(&reader, &genesis, verified.0)?;
-    let anchors = anchors::check(anchors::off_token(config), anchored)?;
+    let keys = keys_now(&reader, &index)?;
+    let edge = check_tree(&reader, &genesis, &keys, verified.0)?;
+    let ledger = anchor::Ledger { origin: &genesis.origin, keys: &keys, reader: &reader };
+    let anchors = anchors::check(anchors::off_token(config), ledger)?;
     absent.refuse(&anchors)?;
-    Ok(Found { store, reader, index, genesis, verified, edge, anchors })
+    let token = keys::token_of_newest(&reader, &keys, &genesis)?;
+    Ok(Found { store, reader, index, genesis, keys, token, verified, edge, anchors })
+}
+
+fn keys_now(reader: &Reader, index: &Index) -> Result<Arc<Keyring>, Fault> {
+    Ok(governing::governor_at(reader, index, Sequence(reader.count()?))?.standing().keys.clone())
 }
 
 /// The rest, with the token: its anchor, and what a stopped daemon had reserved.
@@ -175,19 +200,27 @@ fn finish(
     token: Arc<Keeper>,
     progress: Progress<'_>,
 ) -> Result<Opened, Fault> {
-    let Found { mut store, reader, mut index, genesis, mut verified, mut edge, mut anchors } = found;
-    let anchored = anchor::Ledger { origin: &genesis.origin, key: &genesis.key, reader: &reader };
-    anchors.extend(anchors::check(anchors::on_token(config, &token), anchored)?);
+    let key = found.key().id();
+    let Found {
+        mut store, reader, mut index, genesis, mut keys, mut verified, mut edge, mut anchors, ..
+    } = found;
+    let ledger = anchor::Ledger { origin: &genesis.origin, keys: &keys, reader: &reader };
+    anchors.extend(anchors::check(anchors::on_token(config, &token), ledger)?);
     absent.refuse(&anchors)?;
     while let Some(found) = store.unfinished(reader.head()?)? {
-        sign_again(&mut store, &found, &mut edge, pool, &genesis.key)?;
+        sign_again(&mut store, &found, &mut edge, pool, key)?;
         drop(index);
         index = open_index(config, &reader, progress)?;
         verified = check_tail(&reader, &index, &genesis)?;
     }
+    keys = keys_now(&reader, &index)?;
+    // The last thing that was reserved may have been the change of the key.
+    if let Some(newest) = keys.newest().filter(|newest| newest.id() != key) {
+        return Err(Fault::OtherKey { expected: newest.id(), found: key });
+    }
     let algorithm = Last::read(&reader, &reader.head()?)?.algorithm;
     let pool = pool.clone();
-    Ok(Opened { store, reader, index, genesis, verified, edge, pool, token, anchors, algorithm })
+    Ok(Opened { store, reader, index, genesis, keys, verified, edge, pool, token, anchors, algorithm })
 }
 
 /// Where clients connect.
@@ -232,7 +265,7 @@ pub fn serve(config: &Config, notifier: Arc<Notifier>) -> Result<(), Fault> {
     if config.ledger.public_key.symlink_metadata().is_err() {
         write_public_key(&config.ledger.public_key, &found.genesis.key.to_pem())?;
     }
-    let keeper = Arc::new(keeper(config, &found.genesis)?);
+    let keeper = Arc::new(keeper(config, &found)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("http")
@@ -254,7 +287,7 @@ async fn start(
     let mut bound = None;
     let found = match keeper.open() {
         Ok(_) => found,
-        Err(error) if error.needs_operator() => return Err(error.into()),
+        Err(error) if error.needs_operator() => return Err(found.explain(error)),
         Err(error) => {
             let bound = bound.insert(Bound::to(&config.server, passed.take())?);
             match wait(config, &notifier, found, &keeper, bound, error).await? {
@@ -268,7 +301,7 @@ async fn start(
     };
     let pool = keeper.pool().ok_or(SignError::Panicked)?;
     let progress = |doing: &str| notifier.starting(doing);
-    let Opened { store, reader, index, genesis, verified, edge, token, anchors, .. } =
+    let Opened { store, reader, index, genesis, keys, verified, edge, token, anchors, .. } =
         finish(config, Absent::Refused, found, &pool, keeper, &progress)?;
     // The keeper is to be the only one that has it.
     drop(pool);
@@ -285,8 +318,21 @@ async fn start(
         Some(bound) => bound,
         None => Bound::to(&config.server, passed)?,
     };
-    let started =
-        Started { store, reader, genesis, token, anchors, index, governor, head, tree, boot, rules, bound };
+    let started = Started {
+        store,
+        reader,
+        genesis,
+        keys,
+        token,
+        anchors,
+        index,
+        governor,
+        head,
+        tree,
+        boot,
+        rules,
+        bound,
+    };
     run(config, notifier, started).await
 }
 
@@ -302,7 +348,7 @@ async fn wait(
 ) -> Result<Option<Box<Found>>, Fault> {
     let why = chain(&error);
     tracing::warn!(%why, "the token is not there; serving reads until it is");
-    let Found { store, reader, index, genesis, verified, edge, anchors } = found;
+    let Found { store, reader, index, genesis, keys, token, verified, edge, anchors } = found;
     let head = reader.head()?;
     let governor = governing::governor_at(&reader, &index, head.next)?;
     let algorithm = Last::read(&reader, &head)?.algorithm;
@@ -334,7 +380,8 @@ async fn wait(
     let draining = tokio::sync::watch::Sender::new(false);
     let parts = parts(config, &genesis, keeper, &sequencer, Arc::new(index), bound.access, &draining);
     let connections = parts.connections.clone();
-    let service = Arc::new(Service::new(parts));
+    // The one that is waited for, not that of the genesis.
+    let service = Arc::new(Service::new(Parts { token: token.clone(), ..parts }));
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?,
         signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?,
@@ -360,7 +407,7 @@ async fn wait(
         return Ok(None);
     }
     let index = open_index(config, &reader, &|doing| notifier.starting(doing))?;
-    Ok(Some(Box::new(Found { store, reader, index, genesis, verified, edge, anchors })))
+    Ok(Some(Box::new(Found { store, reader, index, genesis, keys, token, verified, edge, anchors })))
 }
 
 /// Keeps the watchdog quiet while nothing can be tried, unless the token's library hangs.
@@ -394,6 +441,7 @@ fn parts(
         ledger: config.ledger.path.clone(),
         key: genesis.key.clone(),
         token: keeper.identity().unwrap_or_else(|| genesis.token.clone()),
+        opening: token_opening(config),
         keeper: keeper.clone(),
         anchors: Arc::new([]),
         policy: Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes))),
@@ -422,6 +470,7 @@ struct Started {
     anchors: Vec<Checked>,
     index: Arc<Index>,
     governor: Governor,
+    keys: Arc<Keyring>,
     head: Head,
     tree: TreeState,
     boot: Vec<Own>,
@@ -441,8 +490,21 @@ struct TreeState {
 type Own = (EventType, EventCategory, &'static str, String);
 
 async fn run(config: &Config, notifier: Arc<Notifier>, started: Started) -> Result<(), Fault> {
-    let Started { store, reader, genesis, token, anchors, index, governor, head, tree, boot, rules, bound } =
-        started;
+    let Started {
+        store,
+        reader,
+        genesis,
+        keys,
+        token,
+        anchors,
+        index,
+        governor,
+        head,
+        tree,
+        boot,
+        rules,
+        bound,
+    } = started;
     let genesis = Arc::new(genesis);
     let policy = Arc::new(Policy::new(&host(config), size(config.limits.entry_bytes)));
     let (fault_sender, mut fault) = oneshot::channel();
@@ -459,7 +521,7 @@ async fn run(config: &Config, notifier: Arc<Notifier>, started: Started) -> Resu
             OnTokenLoss::Refuse => 0,
             OnTokenLoss::Hold => size(config.token.hold_entries),
         },
-        key: genesis.key.id(),
+        key: keys.newest().unwrap_or(&genesis.key).id(),
         index: index.clone(),
         policy: policy.clone(),
         governor,
@@ -609,11 +671,11 @@ async fn run(config: &Config, notifier: Arc<Notifier>, started: Started) -> Resu
     }
 }
 
-/// The token that the genesis names, which has to prove that it holds the ledger's key.
-fn keeper(config: &Config, genesis: &Genesis) -> Result<Keeper, Fault> {
-    let Identity { serial, model, .. } = genesis.token.clone();
-    let options = token_options(config, Some(Expected { serial, model }))?;
-    Ok(Keeper::new(options, genesis.key.clone(), &genesis.origin))
+/// The token that has the newest key, which it has to prove.
+fn keeper(config: &Config, found: &Found) -> Result<Keeper, Fault> {
+    let Identity { serial, model, .. } = found.token.clone();
+    let options = token_options(&config.token, Some(pin_latch(config)), Some(Expected { serial, model }))?;
+    Ok(Keeper::new(options, found.key().clone(), &found.genesis.origin))
 }
 
 /// Signs what a stopped daemon had reserved: exactly those entries, with their own key and mode.
@@ -622,9 +684,9 @@ fn sign_again(
     unfinished: &Unfinished,
     edge: &mut Edge,
     pool: &Pool,
-    key: &PublicKey,
+    key: KeyId,
 ) -> Result<(), Fault> {
-    if unfinished.key != key.id() || algorithm_of(&unfinished.mode).is_none() {
+    if unfinished.key != key || algorithm_of(&unfinished.mode).is_none() {
         return Err(Fault::OtherReservation {
             first: unfinished.first.0,
             key: unfinished.key,
@@ -674,7 +736,7 @@ fn head_before(reader: &Reader, sequence: u64) -> Result<Head, Fault> {
 
 /// Holds the tree that is kept against the last entries and the newest checkpoint: what a crash, a
 /// bad disk or a hand could have touched is not signed over. Gives its right edge.
-fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fault> {
+fn check_tree(reader: &Reader, genesis: &Genesis, keys: &Keyring, from: u64) -> Result<Edge, Fault> {
     let damaged = |what: String| Fault::Store(StoreError::Damaged(what));
     let count = reader.count()?;
     let sized = |size: u64| TreeSize::new(size).ok_or_else(|| damaged(format!("{size} is no tree size")));
@@ -704,7 +766,7 @@ fn check_tree(reader: &Reader, genesis: &Genesis, from: u64) -> Result<Edge, Fau
     }
     if let Some(note) = reader.newest_note()? {
         let (origin, root) = (note.checkpoint().origin(), note.checkpoint().root());
-        note.verify(std::slice::from_ref(&genesis.key))
+        note.verify(&keys.signer_of(root.size))
             .map_err(|fault| damaged(format!("its newest checkpoint: {fault}")))?;
         let holds = origin == genesis.origin
             && root.size.leaves() <= count
@@ -813,13 +875,12 @@ fn publishing(
 ) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
     let (sender, stopped) = mpsc::channel();
     let (ledger, settings) = (config.ledger.path.clone(), config.publish.clone());
-    let (key, origin, sequencer) = (genesis.key.clone(), genesis.origin.clone(), sequencer.clone());
+    let (origin, sequencer) = (genesis.origin.clone(), sequencer.clone());
     let task = tokio::task::spawn_blocking(move || {
         if settings.directory.as_os_str().is_empty() {
             return;
         }
-        let trust = Trust { keys: std::slice::from_ref(&key), origin: Some(&origin) };
-        publish_continuously(&ledger, &settings, trust, &sequencer, &stopped);
+        publish_continuously(&ledger, &settings, &origin, &sequencer, &stopped);
     });
     (sender, task)
 }
@@ -829,7 +890,7 @@ fn publishing(
 fn publish_continuously(
     ledger: &Path,
     settings: &config::Publish,
-    trust: Trust<'_>,
+    origin: &str,
     sequencer: &Sequencer,
     stopped: &mpsc::Receiver<()>,
 ) {
@@ -847,6 +908,8 @@ fn publish_continuously(
             Some(until) => Instant::now() > until,
             None => sequencer.gauges().stopping.load(Ordering::Acquire),
         };
+        let keys = sequencer.gauges().governor().standing().keys.keys();
+        let trust = Trust { keys: &keys, origin: Some(origin) };
         match publish_once(ledger, &mut reader, &mut publisher, trust, done, &stopping) {
             Ok(published) => {
                 if failing.take().is_some() {

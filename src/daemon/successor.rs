@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::Fault;
 use super::check_reason;
 use super::genesis::Genesis;
+use super::keys;
 use super::offline::{lines, read_genesis};
 use crate::anchor::Anchor;
+use crate::governance::keyring::Keyring;
 use crate::ledger::canonical;
 use crate::ledger::checkpoint::Note;
 use crate::ledger::entry::Sequence;
@@ -22,6 +24,7 @@ use crate::token::Keeper;
 #[derive(Debug)]
 pub struct Predecessor {
     genesis: Genesis,
+    keys: Keyring,
     /// The newest that is known, from the ledger or an anchor of it.
     note: Option<Note>,
     /// What the ledger has.
@@ -40,19 +43,22 @@ impl Predecessor {
         let reader = Reader::open(path)?;
         let genesis = read_genesis(path, &reader)?;
         let mut frontier = Frontier::new();
+        let mut keys = Keyring::of(genesis.key.clone());
         for line in lines(&reader, Sequence(0), Sequence(reader.count()?)) {
             let line = line?;
             let damaged = |what: &dyn std::fmt::Display| {
                 StoreError::Damaged(format!("entry {}: {what}", frontier.size()))
             };
-            let hash = canonical::decode(&line).map_err(|fault| damaged(&fault))?.computed_hash;
-            frontier.push(hash).map_err(|full| StoreError::Damaged(full.to_string()))?;
+            let decoded = canonical::decode(&line).map_err(|fault| damaged(&fault))?;
+            keys::follow(&mut keys, &decoded.entry, &genesis.origin);
+            frontier.push(decoded.computed_hash).map_err(|full| StoreError::Damaged(full.to_string()))?;
         }
         let mut predecessor = Predecessor {
             note: reader.newest_note()?,
             unsealed: reader.unsealed()?,
             kept: frontier.root(),
             reason: reason.to_owned(),
+            keys,
             genesis,
         };
         for path in anchors {
@@ -79,7 +85,7 @@ impl Predecessor {
     fn heed(&mut self, anchor: &Anchor) -> Result<bool, Fault> {
         let Some(note) = anchor.read()? else { return Ok(false) };
         if note.checkpoint().origin() != self.origin()
-            || note.verify(std::slice::from_ref(&self.genesis.key)).is_err()
+            || note.verify(&self.keys.signer_of(note.checkpoint().root().size)).is_err()
         {
             return Ok(false);
         }

@@ -13,6 +13,7 @@ pub mod caller;
 pub mod governor;
 pub mod invariant;
 pub mod key;
+pub mod keyring;
 pub mod proof;
 pub mod proposal;
 pub mod rules;

@@ -104,6 +104,9 @@ codes! {
     ApprovalSignature = "approval-signature", 422, "the approval's signature does not verify";
     ApproverUnknown = "approver-unknown", 422, "the rules name no such approver, or another key for it";
     ApproverTwice = "approver-twice", 409, "the approver has decided already";
+    KeyChange = "key-change", 422, "not a change of keys that could be made";
+    KeyReused = "key-reused", 409, "the key is, or was, the ledger's already";
+    KeyProof = "key-proof", 422, "the new key does not prove itself for this change of keys";
     ApprovalOwn = "approval-own", 403, "the approver proposed or seals the change itself";
 
     // The transport and the daemon's state.
@@ -146,6 +149,9 @@ codes! {
     SignatureAlgorithm = "signature-algorithm", 0, "a signature algorithm that this program does not know";
     SignatureMode = "signature-mode", 0, "the way of signing changes without an entry that says so";
     UnknownKey = "unknown-key", 0, "signed by a key that is not trusted";
+    KeyRange = "key-range", 0, "signed by a key of the ledger that does not sign there";
+    KeyActivation = "key-activation", 0, "a change of keys that is not completed at once, or a completion of none";
+    KeyRevoked = "key-revoked", 0, "a checkpoint that the revocation of its key leaves untrusted";
     Genesis = "genesis", 0, "entry 0 is not a genesis, or a genesis is not entry 0";
     GenesisKey = "genesis-key", 0, "the genesis names another key than the trusted one";
     GenesisHash = "genesis-hash", 0, "the genesis is not the expected one";

@@ -102,7 +102,9 @@ fn plan(service: &Service, ledger: &Path, from: u64, to: Option<u64>) -> Result<
         let end = from.min(reader.count()?);
         service.index.steps(Sequence(end)).map_err(Problem::from)
     };
-    let extract = Extract::plan(&reader, &service.origin, &service.key, from, to, steps);
+    let governor = service.governor();
+    let keys = &governor.standing().keys;
+    let extract = Extract::plan(&reader, &service.origin, keys, from, to, steps);
     let extract = extract.map_err(|unplanned| match unplanned {
         Unplanned::NoCheckpoint => Problem::new(
             Code::CheckpointPending,

@@ -12,20 +12,23 @@ use axum::response::Response;
 
 use super::append::{check_dependencies, leased, read_body, take_memory};
 use super::budget::Lease;
+use super::keys;
 use super::problem::Problem;
 use super::read::Parameters;
 use super::service::Service;
 use crate::caller::Peer;
-use crate::governance::Refusal;
 use crate::governance::approval::{Decision, ProposalId};
 use crate::governance::caller::{Admission, named};
 use crate::governance::governor::{self, Governor, Refused};
+use crate::governance::keyring;
 use crate::governance::proposal::Proposal;
 use crate::governance::rules::{self, InForce, Rules, Verb};
+use crate::governance::{Policy, Refusal};
 use crate::ledger::code::Code;
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, ExecutionStatus};
 use crate::ledger::json;
+use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::{Event, Outcome, Step, fresh_id, now};
 
 /// What a page of proposals may take; each holds a draft.
@@ -65,7 +68,7 @@ pub(super) async fn set_rules(
         let text = std::str::from_utf8(&body).map_err(|_| Problem::new(Code::JsonUtf8, "not UTF-8"))?;
         let rules = read_rules(text)?;
         let peer = peer.clone();
-        step(&service, set(Some(rules), Some(peer)), lease).await
+        step(&service, Event::Step(set(Some(rules), Some(peer))), lease).await
     };
     let result = result.await;
     service.answer(result)
@@ -103,25 +106,25 @@ pub(crate) fn set(rules: Option<Rules>, by: Option<Arc<Peer>>) -> Step {
 }
 
 /// As whom `peer` acts, and its canonical object with its caller.
-fn caller(rules: &InForce, peer: &Peer, verb: Option<Verb>) -> Result<(String, String), Refusal> {
+pub(super) fn caller(rules: &InForce, peer: &Peer, verb: Option<Verb>) -> Result<(String, String), Refusal> {
     let admission = Admission::of(rules, peer.kernel(), verb)?;
     let actor_id = admission.actor_id(None).unwrap_or_else(|_| format!("uid:{}", peer.uid));
     Ok((actor_id, named(peer.to_json(), admission.name()).into_owned()))
 }
 
-fn own(event_type: EventType, action: &str, payload: String) -> Draft {
+pub(super) fn own(event_type: EventType, action: &str, payload: String) -> Draft {
     Draft::own(event_type, EventCategory::Normal, action, payload)
 }
 
-/// Has a step written and answers with its entry.
-async fn step(service: &Service, step: Step, lease: Lease) -> Result<Response, Problem> {
-    let line = write(service, step).await?.map_err(|refused| Problem::from(Refusal::from(refused)))?;
+/// Has an event written and answers with its entry.
+pub(super) async fn step(service: &Service, event: Event, lease: Lease) -> Result<Response, Problem> {
+    let line = perform(service, event).await?.map_err(|refused| Problem::from(Refusal::from(refused)))?;
     Ok(leased(StatusCode::CREATED, line, lease))
 }
 
-/// Has a step written; gives the line of its entry, or why governance refused it.
-async fn write(service: &Service, step: Step) -> Result<Result<Vec<u8>, Refused>, Problem> {
-    match service.sequencer.perform(Event::Step(step)).await? {
+/// Has an event written; gives the line of its entry, or why governance refused it.
+async fn perform(service: &Service, event: Event) -> Result<Result<Vec<u8>, Refused>, Problem> {
+    match service.sequencer.perform(event).await? {
         Outcome::Committed { commit, index, .. } => Ok(Ok(commit.line(index))),
         Outcome::Governed(governed) => Ok(Err(governed.refused)),
         Outcome::Held { id, sequence, hash } => Ok(Ok(super::append::held(id, sequence, hash).into_bytes())),
@@ -141,10 +144,7 @@ pub(super) async fn open(
         let (body, lease) = read_body(&service, peer.uid, request).await?;
         let draft = Draft::parse_proposal(&body)?;
         drop(body);
-        if draft.action_type.starts_with("key.") {
-            let detail = format!("this version cannot perform `{}`", draft.action_type);
-            return Err(Problem::new(Code::GovernanceUnavailable, detail));
-        }
+        keys::check_proposed(&service, &draft.action_type, &draft.action_payload).await?;
         let (dependencies, given) = (draft.dependencies.clone(), draft.entry_id);
         service
             .read(move |service, _| {
@@ -175,7 +175,7 @@ pub(super) async fn open(
                 fresh_id(),
             ))
         });
-        match write(&service, opening).await? {
+        match perform(&service, Event::Step(opening)).await? {
             Ok(line) => Ok(leased(StatusCode::CREATED, line, lease)),
             Err(Refused::Plain(refusal)) => Err(refusal.into()),
             Err(Refused::Violation(violation)) => {
@@ -212,7 +212,7 @@ pub(super) async fn decide(
                 governor.decide(id, &statement, &signature, peer.kernel(), &peer_json, now)?;
             Ok(policy.own_under(rules.label(), own(EventType::Decision, action, payload), fresh_id()))
         });
-        step(&service, deciding, lease).await
+        step(&service, Event::Step(deciding), lease).await
     };
     let result = result.await;
     service.answer(result)
@@ -240,7 +240,7 @@ pub(super) async fn withdraw(
             let draft = own(EventType::Decision, "proposal.withdraw", payload);
             Ok(policy.own_under(rules.label(), draft, fresh_id()))
         });
-        step(&service, withdrawing, lease).await
+        step(&service, Event::Step(withdrawing), lease).await
     };
     let result = result.await;
     service.answer(result)
@@ -269,15 +269,30 @@ pub(super) async fn seal(
         attempt.error_details.clone_from(&outcome.error_details);
         attempt.rollback_executed = outcome.rollback_executed;
         let (sealer, offender) = (peer.clone(), peer.clone());
-        let sealing: Step = Box::new(move |governor, policy, now| {
+        let rotates = attempt.action_type == keyring::ROTATE;
+        // Nobody has a token opened for what could not be sealed.
+        let trial = outcome.clone();
+        let governor = service.governor();
+        let possible = governor.seal(id, trial, claimed.as_deref(), peer.kernel(), fresh_id(), now());
+        let seal = move |governor: &Governor, policy: &Policy, now: Timestamp, found: Vec<keys::Found>| {
             let standing = governor.standing();
             let (_, peer_json) = caller(&standing.rules, &sealer, Some(Verb::Seal))?;
             let fresh = fresh_id();
             let sealing = governor.seal(id, outcome, claimed.as_deref(), sealer.kernel(), fresh, now)?;
-            let payload = sealing.payload(&peer_json);
+            let payload = sealing.payload(&peer_json).map(|payload| keys::with_members(&payload, &found));
+            let payload = payload.transpose()?;
             Ok(policy.admit_sealed(standing, sealing, payload, sealer.to_json(), fresh)?)
-        });
-        match write(&service, sealing).await? {
+        };
+        let event = if rotates && possible.is_ok() {
+            keys::sealing(&service, &attempt.action_payload, seal).await?
+        } else {
+            let found = match attempt.action_type.as_str() {
+                keyring::REVOKE => keys::revoking(&service, &attempt.action_payload).await?,
+                _ => Vec::new(),
+            };
+            Event::Step(Box::new(move |governor, policy, now| seal(governor, policy, now, found)))
+        };
+        match perform(&service, event).await? {
             Ok(line) => Ok(leased(StatusCode::CREATED, line, lease)),
             Err(Refused::Plain(refusal)) => Err(refusal.into()),
             Err(Refused::Violation(violation)) => {
@@ -445,12 +460,12 @@ fn view(proposal: &Proposal, rules: &InForce) -> String {
 }
 
 /// The members of a small request.
-struct Members {
+pub(super) struct Members {
     text: String,
 }
 
 impl Members {
-    fn parse(body: &[u8], known: &[&str]) -> Result<Self, Problem> {
+    pub(super) fn parse(body: &[u8], known: &[&str]) -> Result<Self, Problem> {
         let text = json::canonicalize(body)?;
         let at = |code, name: &str| {
             let mut problem = Problem::new(code, code.title());
@@ -469,7 +484,7 @@ impl Members {
         Ok(Members { text })
     }
 
-    fn at(code: Code, name: &str) -> Problem {
+    pub(super) fn at(code: Code, name: &str) -> Problem {
         let mut problem = Problem::new(code, code.title());
         problem.pointer = Some(format!("/{name}"));
         problem
@@ -483,11 +498,16 @@ impl Members {
         }
     }
 
-    fn text(&self, name: &str) -> Result<String, Problem> {
+    pub(super) fn text(&self, name: &str) -> Result<String, Problem> {
         self.optional_text(name)?.ok_or_else(|| Self::at(Code::MissingMember, name))
     }
 
-    fn object(&self, name: &str) -> Result<String, Problem> {
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        let number = |value: &str| value.parse().map_err(|_| Self::at(Code::WrongType, name));
+        json::member(&self.text, name).map(number).transpose()
+    }
+
+    pub(super) fn object(&self, name: &str) -> Result<String, Problem> {
         match json::member(&self.text, name) {
             None => Ok("null".into()),
             Some(value) if value == "null" || value.starts_with('{') => Ok(value.to_owned()),

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod connection;
 mod evidence;
 pub(crate) mod govern;
+pub(crate) mod keys;
 pub mod listener;
 pub mod problem;
 pub mod rate;

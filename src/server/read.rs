@@ -1,7 +1,6 @@
 //! Reading: entries, lists, keys, figures, health. Nothing here makes the token sign, except the
 //! measurement, which only root and the daemon's own user may ask for.
 
-use std::fmt::Write;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -252,25 +251,6 @@ fn parse_time(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_micros(instant.as_microsecond() + below))
 }
 
-/// `GET /v1/keys`.
-pub(super) async fn keys(
-    State(service): State<Arc<Service>>,
-    Extension(peer): Extension<Arc<Peer>>,
-) -> Response {
-    if let Err(problem) = service.check_read(&peer) {
-        return service.refuse(problem);
-    }
-    let mut out = format!(r#"{{"origin":{},"keys":[{{"#, quoted(&service.origin));
-    let _ = write!(
-        out,
-        r#""key_id":"{}","public_key_pem":{},"first":0,"last":null,"token":{}}}]}}"#,
-        service.key.id(),
-        quoted(&service.key.to_pem()),
-        token_json(&service.token)
-    );
-    json_answer(out)
-}
-
 /// The token as genesis and the answers describe it: canonical JSON.
 #[must_use]
 pub fn token_json(token: &Identity) -> String {
@@ -301,6 +281,8 @@ pub(super) async fn stats(
     }
     let gauges = service.sequencer.gauges();
     let head = gauges.head();
+    let governor = gauges.governor();
+    let key = governor.standing().keys.newest().unwrap_or(&service.key).id();
     let ready = readiness(&service).is_ok();
     let anchor = |anchor: &Gauge| {
         let entries = anchor.entries.load(Ordering::Relaxed);
@@ -317,14 +299,14 @@ pub(super) async fn stats(
         head.hash,
         head.timestamp,
         mode_of(gauges.algorithm()),
-        service.key.id(),
+        key,
         service.started_at,
         service.started.elapsed().as_secs(),
         gauges.queued.load(Ordering::Relaxed),
         service.budget.used(),
         service.connections.current(),
         resident_bytes(),
-        token_json(&service.token),
+        token_json(service.keeper.identity().as_ref().unwrap_or(&service.token)),
         anchors.join(","),
         gauges.appended.load(Ordering::Relaxed),
         service.refused.load(Ordering::Relaxed),

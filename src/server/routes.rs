@@ -6,10 +6,10 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::service::Service;
-use super::{append, evidence, govern, read, tree};
+use super::{append, evidence, govern, keys, read, tree};
 
 /// Every route, as `openapi.json` must list them.
-pub const ROUTES: [(&str, &str); 25] = [
+pub const ROUTES: [(&str, &str); 27] = [
     ("POST", "/v1/entries"),
     ("GET", "/v1/entries"),
     ("POST", "/v1/entries:batch"),
@@ -30,6 +30,8 @@ pub const ROUTES: [(&str, &str); 25] = [
     ("GET", "/v1/export"),
     ("POST", "/v1/verify"),
     ("GET", "/v1/keys"),
+    ("POST", "/v1/keys:rotate"),
+    ("POST", "/v1/keys/{id}/revoke"),
     ("GET", "/v1/stats"),
     ("POST", "/v1/bench"),
     ("GET", "/livez"),
@@ -56,7 +58,9 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/proposals/{id}/withdraw", post(govern::withdraw))
         .route("/v1/export", get(evidence::export))
         .route("/v1/verify", post(evidence::verify))
-        .route("/v1/keys", get(read::keys))
+        .route("/v1/keys", get(keys::list))
+        .route("/v1/keys:rotate", post(keys::rotate))
+        .route("/v1/keys/{id}/revoke", post(keys::revoke))
         .route("/v1/stats", get(read::stats))
         .route("/v1/bench", post(read::bench))
         .route("/livez", get(read::livez))

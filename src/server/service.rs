@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::budget::Budget;
+use super::keys::Opening;
 use super::listener::Connections;
 use super::problem::Problem;
 use super::rate::Rates;
@@ -36,11 +37,13 @@ pub struct Service {
     pub origin: String,
     /// The ledger file.
     pub ledger: PathBuf,
-    /// The key that signs.
+    /// The key that the ledger began with.
     pub key: PublicKey,
-    /// The token that holds it.
+    /// The token as it was known at the start.
     pub token: Identity,
-    /// The same, there or not.
+    /// Where tokens may be found to rotate to.
+    pub opening: Opening,
+    /// The token of the key that signs, there or not.
     pub keeper: Arc<Keeper>,
     /// How far the anchors have come.
     pub anchors: Arc<[Gauge]>,
@@ -93,6 +96,7 @@ pub struct Parts {
     pub ledger: PathBuf,
     pub key: PublicKey,
     pub token: Identity,
+    pub opening: Opening,
     pub keeper: Arc<Keeper>,
     pub anchors: Arc<[Gauge]>,
     pub policy: Arc<Policy>,
@@ -117,6 +121,7 @@ impl Service {
             ledger: parts.ledger,
             key: parts.key,
             token: parts.token,
+            opening: parts.opening,
             keeper: parts.keeper,
             anchors: parts.anchors,
             policy: parts.policy,

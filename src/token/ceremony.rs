@@ -48,7 +48,7 @@ impl Workbench {
             sessions: 1,
             expected: None,
         };
-        Ok(Workbench { session: None, connection: Connection::open(&options)? })
+        Ok(Workbench { session: None, connection: Connection::open(&options, None)? })
     }
 
     /// What the token says of itself now.

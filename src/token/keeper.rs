@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::pool::Busy;
-use super::{Identity, ObjectError, Pool, Token, TokenError, TokenOptions};
+use super::{Expected, Identity, KeyAttributes, ObjectError, Pool, Token, TokenError, TokenOptions};
 use crate::ledger::key::PublicKey;
 
 /// The first wait before a token is looked for again, and the longest.
@@ -22,8 +22,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The token of a running daemon, whether it is there or not.
 pub struct Keeper {
-    options: TokenOptions,
-    key: PublicKey,
     origin: String,
     state: Mutex<State>,
     /// Since when the library is being opened.
@@ -32,7 +30,50 @@ pub struct Keeper {
     changed: Condvar,
 }
 
+/// Another token, or another key on this one, that is open beside it and may take its place.
+pub struct Candidate {
+    options: TokenOptions,
+    key: PublicKey,
+    identity: Identity,
+    attributes: KeyAttributes,
+    /// Until it is closed.
+    pool: Option<Arc<Pool>>,
+}
+
+impl Candidate {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// What it says it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// How it says it protects the key.
+    #[must_use]
+    pub fn key_attributes(&self) -> &KeyAttributes {
+        &self.attributes
+    }
+
+    /// Its threads, which sign with its key, until it is closed.
+    #[must_use]
+    pub fn pool(&self) -> Option<&Pool> {
+        self.pool.as_deref()
+    }
+
+    /// Closes its sessions. What the key is stays known.
+    pub fn close(&mut self) {
+        self.pool = None;
+    }
+}
+
 struct State {
+    options: TokenOptions,
+    key: PublicKey,
     pool: Option<Arc<Pool>>,
     identity: Option<Identity>,
     /// Of the threads that there are, or were, until there are others: who hangs, hangs on.
@@ -44,10 +85,8 @@ impl Keeper {
     /// A token that is not open yet. It must have `key` and prove so for `origin`.
     #[must_use]
     pub fn new(options: TokenOptions, key: PublicKey, origin: &str) -> Self {
-        let state = State { pool: None, identity: None, busy: Vec::new(), closing: false };
+        let state = State { options, key, pool: None, identity: None, busy: Vec::new(), closing: false };
         Keeper {
-            options,
-            key,
             origin: origin.into(),
             state: Mutex::new(state),
             opening: Busy::new(),
@@ -60,11 +99,15 @@ impl Keeper {
     /// # Errors
     /// [`TokenError`]; it is as it was before.
     pub fn open(&self) -> Result<Arc<Pool>, TokenError> {
+        let (options, key) = {
+            let state = self.state();
+            (state.options.clone(), state.key.clone())
+        };
         let token = self.opening.during(|| {
-            let mut token = Token::open(&self.options)?;
+            let mut token = Token::open(&options)?;
             let found = token.public_key();
-            if *found != self.key {
-                return Err(TokenError::OtherKey { expected: self.key.id(), found: found.id() });
+            if *found != key {
+                return Err(TokenError::OtherKey { expected: key.id(), found: found.id() });
             }
             token.prove_possession(&self.origin)?;
             Ok(token)
@@ -78,13 +121,53 @@ impl Keeper {
     /// [`TokenError::Threads`].
     pub fn take(&self, token: Token) -> Result<Arc<Pool>, TokenError> {
         let identity = token.identity().clone();
-        tracing::info!(token = %identity, library = token.library(), key = %self.key.id(), "unlocked the key");
+        let key = token.public_key().id();
+        tracing::info!(token = %identity, library = token.library(), %key, "unlocked the key");
         let pool = Arc::new(Pool::start(token).map_err(TokenError::Threads)?);
         let mut state = self.state();
         state.busy = pool.busy().to_vec();
         state.pool = Some(pool.clone());
         state.identity = Some(identity);
         Ok(pool)
+    }
+
+    /// Opens another token, or another key on this one, beside it, and has it prove itself.
+    ///
+    /// # Errors
+    /// [`TokenError`]; all is as it was before.
+    pub fn candidate(&self, mut options: TokenOptions) -> Result<Candidate, TokenError> {
+        let beside = self.pool();
+        let token = self.opening.during(|| -> Result<Token, TokenError> {
+            let mut token = Token::open_beside(&options, beside.as_deref())?;
+            token.prove_possession(&self.origin)?;
+            Ok(token)
+        })?;
+        let (key, identity) = (token.public_key().clone(), token.identity().clone());
+        let attributes = *token.key_attributes();
+        // From now on it must be this one.
+        options.expected = Some(Expected { serial: identity.serial.clone(), model: identity.model.clone() });
+        let pool = Arc::new(Pool::start(token).map_err(TokenError::Threads)?);
+        // Its calls are watched from now on, too.
+        self.state().busy.extend_from_slice(pool.busy());
+        Ok(Candidate { options, key, identity, attributes, pool: Some(pool) })
+    }
+
+    /// Puts `candidate` in the place of the token that there was, which is closed. `None` where it was
+    /// closed: then it is to be opened.
+    pub fn replace(&self, candidate: Candidate) -> Option<Arc<Pool>> {
+        let Candidate { mut options, key, identity, pool, .. } = candidate;
+        let mut state = self.state();
+        // Its PIN was not to stop that of the token before; now it is the one that counts.
+        options.latch.clone_from(&state.options.latch);
+        (state.options, state.key) = (options, key);
+        let pool = pool?;
+        state.busy = pool.busy().to_vec();
+        state.identity = Some(identity);
+        let before = state.pool.replace(pool.clone());
+        // Its sessions are closed without the lock.
+        drop(state);
+        drop(before);
+        Some(pool)
     }
 
     /// The token, if it is there.

@@ -29,7 +29,7 @@ use session::{Connection, Seat};
 
 pub use ceremony::{FactoryPinTried, Workbench};
 pub use data::ObjectError;
-pub use keeper::Keeper;
+pub use keeper::{Candidate, Keeper};
 pub use latch::{Latch, LatchError, Latched};
 pub use pin::{PinError, PinSource};
 pub use pool::{BenchFigures, Done, Pool};
@@ -301,7 +301,12 @@ impl Token {
     /// # Errors
     /// [`TokenError`]. The library is finalized again.
     pub fn open(options: &TokenOptions) -> Result<Self, TokenError> {
-        let connection = Arc::new(Connection::open(options)?);
+        Self::open_beside(options, None)
+    }
+
+    /// The same beside a token that may be in the same library, which is initialised then.
+    fn open_beside(options: &TokenOptions, beside: Option<&Pool>) -> Result<Self, TokenError> {
+        let connection = Arc::new(Connection::open(options, beside.and_then(Pool::library))?);
         let (first, attributes) = Seat::first(&connection)?;
         let mut seats = vec![first];
         while seats.len() < options.sessions {

@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::data::{self, ANSWER_WITHIN, ObjectError};
-use super::session::{Connection, Seat};
+use super::session::{Connection, Library, Seat};
 use super::{SignError, Token};
 use crate::ledger::key::{Signable, Signature};
 
@@ -28,6 +28,7 @@ pub struct Pool {
     threads: Vec<JoinHandle<()>>,
     /// Of each thread, since when it is in a call of the library.
     busy: Vec<Arc<Busy>>,
+    library: Weak<Library>,
 }
 
 /// Since when a thread is in a call of the library.
@@ -71,7 +72,12 @@ impl Pool {
     /// # Errors
     /// When a thread cannot be started. The token is closed then.
     pub fn start(token: Token) -> io::Result<Self> {
-        let mut pool = Pool { queue: Arc::default(), threads: Vec::new(), busy: Vec::new() };
+        let mut pool = Pool {
+            queue: Arc::default(),
+            threads: Vec::new(),
+            busy: Vec::new(),
+            library: Arc::downgrade(token.connection.library()),
+        };
         for (n, mut seat) in token.seats.into_iter().enumerate() {
             let queue = Arc::clone(&pool.queue);
             let busy = Arc::new(Busy::new());
@@ -94,6 +100,11 @@ impl Pool {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.threads.len()
+    }
+
+    /// The library that the token is in.
+    pub(super) fn library(&self) -> Option<Arc<Library>> {
+        self.library.upgrade()
     }
 
     /// Since when each thread is in a call of the library.

@@ -6,6 +6,7 @@
 //! session that has its number by then.
 
 use std::mem;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -25,7 +26,7 @@ use crate::ledger::key::{PublicKey, Signable, Signature};
 
 /// The token that the URI names, in a library that was initialised for it.
 pub(super) struct Connection {
-    pub(super) library: Library,
+    pub(super) library: Arc<Library>,
     pub(super) slot: Slot,
     pub(super) uri: TokenUri,
     pub(super) identity: Identity,
@@ -39,9 +40,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Initialises the library and finds the one token that the URI names. Does not log in.
-    pub(super) fn open(options: &TokenOptions) -> Result<Self, TokenError> {
-        let library = Library::initialise(options)?;
+    /// Initialises the library, unless it is that of `beside`, and finds the one token that the URI
+    /// names. Does not log in.
+    pub(super) fn open(options: &TokenOptions, beside: Option<Arc<Library>>) -> Result<Self, TokenError> {
+        let library = match beside.filter(|library| library.is_of(&options.module)) {
+            Some(library) => library,
+            None => Arc::new(Library::initialise(options)?),
+        };
         let (slot, info) = find_token(&library.0, &options.uri)?;
         let identity = Identity::of(&info);
         if let Some(expected) = &options.expected {
@@ -64,6 +69,11 @@ impl Connection {
             latch: options.latch.clone(),
             pin_refused: Mutex::new(None),
         })
+    }
+
+    /// The library that it is in.
+    pub(super) fn library(&self) -> &Arc<Library> {
+        &self.library
     }
 
     /// Opens a session, and logs in where the token is not logged in already. One login serves
@@ -124,8 +134,9 @@ impl Connection {
 const FINALIZE_TRIES: u32 = 5;
 const FINALIZE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// An initialised library, finalized on drop.
-pub(super) struct Library(pub(super) Pkcs11);
+/// An initialised library, finalized when the last token in it is closed: a process can initialise one
+/// only once, so two tokens of one library share it.
+pub(super) struct Library(pub(super) Pkcs11, PathBuf);
 
 impl Library {
     fn initialise(options: &TokenOptions) -> Result<Self, TokenError> {
@@ -134,7 +145,11 @@ impl Library {
         library
             .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
             .map_err(call("initialise the library"))?;
-        Ok(Library(library))
+        Ok(Library(library, canonical(&options.module)))
+    }
+
+    fn is_of(&self, module: &Path) -> bool {
+        self.1 == canonical(module)
     }
 }
 
@@ -149,6 +164,11 @@ impl Drop for Library {
             std::thread::sleep(FINALIZE_PAUSE);
         }
     }
+}
+
+/// The file of a module, whatever links lead to it.
+fn canonical(module: &Path) -> PathBuf {
+    module.canonicalize().unwrap_or_else(|_| module.to_owned())
 }
 
 /// A session with the key found in it: all that a signing thread needs.

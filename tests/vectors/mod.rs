@@ -5,10 +5,11 @@
 //! only the check aimed at can catch it; `twin` names the vector that is the same without it.
 //!
 //! This file is the generator, written without the crate's encoder so that it holds that, too; that of
-//! the governed ledgers is [`governance`].
+//! the governed ledgers is [`governance`], that of changes of keys [`keys`].
 //! `BLESS=1 cargo test --test verify` writes the files anew.
 
 mod governance;
+pub(crate) mod keys;
 
 use attestd::ledger::checkpoint::{Checkpoint, Note};
 use attestd::ledger::code::Code;
@@ -254,7 +255,8 @@ pub(crate) fn commits(count: u64, from: u64, ends: &[u64], edit: impl Fn(u64, &m
         open.push(draft);
         if ends.contains(&(sequence + 1)) || sequence + 1 == count {
             let checkpoint = Checkpoint::new(ORIGIN, tree.root()).expect("well-formed");
-            let signature = sign(&trusted_key(), checkpoint.text().as_bytes());
+            let key = &open.last().expect("the entry at hand").key;
+            let signature = sign(key, checkpoint.text().as_bytes());
             for mut draft in open.drain(..) {
                 draft.set("hsm_signature", quote(&signature));
                 lines.push(draft.join(draft.members.iter()));
@@ -419,6 +421,7 @@ pub(crate) fn all() -> Vec<Vector> {
     reject_signatures(&mut |name, about, code, twin, lines| at(Some(1), name, about, code, twin, lines));
     reject_chains(&mut at);
     all.extend(governance::all());
+    all.extend(keys::all());
     all
 }
 
@@ -727,7 +730,7 @@ fn reject_entries(reject: Reject<'_>) {
     reject("rules-set", "a change of the rules without rules", MissingMember, "everything", {
         second(|d| make_daemons(d, "CHANGE", "rules.set", "{}"))
     });
-    reject("key-rotate", "a rotation, which cannot be followed", GovernanceUnavailable, "everything", {
+    reject("key-rotate", "a rotation that names no key", KeyChange, "everything", {
         second(|d| make_daemons(d, "CHANGE", "key.rotate", "{}"))
     });
 }

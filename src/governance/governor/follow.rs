@@ -10,6 +10,7 @@ use crate::governance::Refusal;
 use crate::governance::approval::{Approval, Decision, ProposalId, Subject};
 use crate::governance::caller::{Admission, Peer};
 use crate::governance::invariant::{Judged, Quorum, assess, judge};
+use crate::governance::keyring::{Change, Keyring};
 use crate::governance::proof::{self, Event, Provided};
 use crate::governance::proposal::{Ending, Given, Party, Proposal};
 use crate::governance::rules::{BUILT_IN_PROOFS, Demand, Verb};
@@ -53,6 +54,7 @@ impl Standing {
     /// The first [`Refusal`]; its pointer leads into the entry.
     pub fn check(&self, entry: &EntryView<'_>) -> Result<(), Refusal> {
         self.check_label(entry)?;
+        self.keys.check_turn(entry)?;
         self.check_appended(entry)
     }
 
@@ -141,7 +143,7 @@ impl Governor {
     }
 
     fn take(&mut self, step: Step) {
-        if matches!(step, Step::Genesis { .. } | Step::Boot { .. } | Step::Rules(_)) {
+        if matches!(step, Step::Genesis { .. } | Step::Boot { .. } | Step::Rules(_) | Step::Key(..)) {
             self.standing.generation += 1;
         }
         match step {
@@ -149,11 +151,11 @@ impl Governor {
             Step::Genesis { origin, rules, key } => {
                 self.standing.origin = origin.into();
                 self.standing.rules = rules;
-                self.keys.extend(key);
+                self.standing.keys = Arc::new(key.map(Keyring::of).unwrap_or_default());
             }
             Step::Boot { attribution_verified } => self.standing.attribution_verified = attribution_verified,
             Step::Rules(rules) => self.standing.rules = rules,
-            Step::Key(key) => self.keys.extend(key),
+            Step::Key(at, change) => Arc::make_mut(&mut self.standing.keys).take(at, change),
             Step::Open(proposal) => drop(self.open.insert(proposal.id(), *proposal)),
             Step::Give(id, given) => {
                 let ending = self.open.get_mut(&id).and_then(|proposal| proposal.record(*given));
@@ -174,6 +176,7 @@ impl Governor {
 
     fn check(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
         self.standing.check_label(entry)?;
+        self.standing.keys.check_turn(entry)?;
         if entry.is_daemons() {
             return self.check_own(entry);
         }
@@ -298,6 +301,7 @@ impl Governor {
             "approval.give" | "approval.reject" => self.check_given(entry),
             "proposal.withdraw" => self.check_withdraw(entry),
             "proposal.expire" => self.check_expire(entry),
+            other if other.starts_with("key.") => self.check_keys(entry),
             other
                 if other.starts_with("proposal.")
                     || other.starts_with("approval.")
@@ -309,6 +313,19 @@ impl Governor {
             }
             _ => Ok(Step::Nothing),
         }
+    }
+
+    /// What becomes of the keys.
+    fn check_keys(&self, entry: &EntryView<'_>) -> Result<Step, Refusal> {
+        let Some(change) = self.standing.keys.check(entry, &self.standing.origin)? else {
+            return Ok(Step::Nothing);
+        };
+        if let Change::Rotate(key) = &change {
+            self.standing.rules.check_ledger_keys(std::slice::from_ref(key)).map_err(|fault| {
+                Refusal::new(fault.code).at("/action_payload/public_key_pem").because(&fault.detail)
+            })?;
+        }
+        Ok(Step::Key(entry.sequence_number, change))
     }
 
     /// The daemon's own entries need nothing and have nothing.
@@ -351,17 +368,9 @@ impl Governor {
                 let pointer = "/action_payload/rules";
                 let rules =
                     member(payload, "rules").ok_or_else(|| Refusal::new(Code::MissingMember).at(pointer))?;
-                Step::Rules(read_rules(rules, &self.keys, pointer)?)
+                Step::Rules(read_rules(rules, &self.standing.keys.keys(), pointer)?)
             }
-            "key.rotate" => {
-                let key = text(payload, "public_key_pem").and_then(|pem| PublicKey::from_pem(&pem).ok());
-                let shared = self.standing.rules.check_ledger_keys(key.as_slice());
-                shared.map_err(|fault| {
-                    Refusal::new(fault.code).at("/action_payload/public_key_pem").because(&fault.detail)
-                })?;
-                Step::Key(key)
-            }
-            _ => Step::Nothing,
+            _ => self.check_keys(entry)?,
         };
         let Some(proposal) = member(payload, "proposal_id").filter(|value| *value != "null") else {
             if let Some(party) = &requested_by {
@@ -494,10 +503,13 @@ impl Governor {
         }
         if draft.action_type == "rules.set" {
             match member(&draft.action_payload, "rules") {
-                Some(proposed) => drop(read_rules(proposed, &self.keys, "/action_payload/rules")?),
+                Some(proposed) => {
+                    drop(read_rules(proposed, &self.standing.keys.keys(), "/action_payload/rules")?);
+                }
                 None => return malformed("/action_payload/rules", "the rules that are proposed are missing"),
             }
         }
+        self.standing.keys.check_proposed(&draft.action_type, &draft.action_payload)?;
         let mut demand = self.standing.demand(draft)?;
         if demand.approvals == 0 && !performed {
             return Err(Refusal::new(Code::ProposalNotNeeded).into());

@@ -22,12 +22,13 @@ use super::Refusal;
 use super::approval::{Approval, Decision, ProposalId};
 use super::caller::{Admission, Peer};
 use super::invariant::{Judged, Quorum, Violation, assess, judge};
+use super::keyring::{Change, Keyring};
 use super::proof::{self, Context, Event, Provided};
 use super::proposal::{Ending, Given, Party, Proposal};
 use super::rules::{APPROVAL_BYTES, Demand, InForce, Object, Rules, Verb};
 use crate::ledger::code::Code;
 use crate::ledger::draft::{Draft, PROPOSABLE};
-use crate::ledger::entry::{EntryId, EntryView, ExecutionStatus};
+use crate::ledger::entry::{EntryId, EntryView, ExecutionStatus, Sequence};
 use crate::ledger::hash::Digest;
 use crate::ledger::json::{self, Place};
 use crate::ledger::key::PublicKey;
@@ -68,6 +69,8 @@ pub struct Standing {
     pub rules: InForce,
     /// What the last BOOT entry says.
     pub attribution_verified: bool,
+    /// The keys that sign the ledger, up to now.
+    pub keys: Arc<Keyring>,
     /// Counts the changes of all this: what was judged under another generation has to be judged again.
     pub generation: u64,
 }
@@ -203,7 +206,7 @@ enum Step {
     Genesis { origin: String, rules: InForce, key: Option<PublicKey> },
     Boot { attribution_verified: bool },
     Rules(InForce),
-    Key(Option<PublicKey>),
+    Key(Sequence, Change),
     Open(Box<Proposal>),
     Give(ProposalId, Box<Given>),
     End(ProposalId, Ending),
@@ -217,8 +220,6 @@ pub struct Governor {
     open: BTreeMap<ProposalId, Proposal>,
     /// Of what has ended only this is kept.
     ended: HashMap<ProposalId, Ending>,
-    /// Every key that the ledger has had, which no approver may have.
-    keys: Vec<PublicKey>,
 }
 
 impl Default for Governor {
@@ -236,9 +237,10 @@ impl Governor {
             origin: "".into(),
             rules: InForce::default(),
             attribution_verified: false,
+            keys: Arc::default(),
             generation: 0,
         };
-        Governor { standing, open: BTreeMap::new(), ended: HashMap::new(), keys: Vec::new() }
+        Governor { standing, open: BTreeMap::new(), ended: HashMap::new() }
     }
 
     /// What events are judged by now.
@@ -304,7 +306,7 @@ impl Governor {
     /// # Errors
     /// [`Code::RulesSharedKey`].
     pub fn check_rules(&self, rules: &Rules) -> Result<(), super::rules::Fault> {
-        rules.check_ledger_keys(&self.keys)
+        rules.check_ledger_keys(&self.standing.keys.keys())
     }
 
     /// Whether the daemon may perform `action_type` of its own accord or at an administrator's word;
@@ -599,11 +601,11 @@ fn exactly<'a, const N: usize>(object: &'a str, names: [&str; N]) -> Option<[&'a
     if members.next().is_some() { None } else { Some(values) }
 }
 
-fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
     object.starts_with('{').then(|| json::member(object, name))?
 }
 
-fn text(object: &str, name: &str) -> Option<String> {
+pub(super) fn text(object: &str, name: &str) -> Option<String> {
     string(member(object, name)?)
 }
 

@@ -9,7 +9,8 @@ use crate::governance::key::{Algorithm, tests::Pair};
 use crate::governance::{Admitted, Host, Policy, caller};
 use crate::ledger::chain::Head;
 use crate::ledger::entry::{ActorType, EventCategory, EventType, SignatureAlgorithm};
-use crate::ledger::key::KeyId;
+use crate::ledger::hash::decode_hex;
+use crate::ledger::key::{KeyId, Signature};
 
 const ORIGIN: &str = "test.example/ledger";
 
@@ -120,7 +121,8 @@ impl Book {
             now: 1_000_000_000_000_000,
             ids: 0,
         };
-        let genesis = format!(r#"{{"origin":"{ORIGIN}","rules":null}}"#);
+        let key = quoted(Pair::new(Algorithm::EcdsaP256, 7).key.to_text());
+        let genesis = format!(r#"{{"origin":"{ORIGIN}","public_key_pem":{key},"rules":null}}"#);
         book.write_own(EventType::Change, "ledger.genesis", genesis).expect("a genesis");
         let boot = r#"{"attribution_verified":true}"#.to_owned();
         book.write_own(EventType::Boot, "system_initialization", boot).expect("a boot");
@@ -587,15 +589,33 @@ fn rules_that_ask_nobody_are_set_by_an_administrator_or_by_a_proposal_without_ap
 #[test]
 fn the_ledger_never_shares_a_key_with_an_approver() {
     let mut book = Book::new();
-    let rotate = |seed| {
-        let pem = Pair::new(Algorithm::EcdsaP256, seed).key.to_text().to_owned();
-        format!(r#"{{"public_key_pem":{}}}"#, quoted(&pem))
+    let rotate = |book: &mut Book, seed| {
+        let (old, new) = (Pair::new(Algorithm::EcdsaP256, 7), Pair::new(Algorithm::EcdsaP256, seed));
+        let id = |pair: &Pair| PublicKey::from_pem(pair.key.to_text()).expect("a key").id();
+        let challenge = Keyring::challenge(ORIGIN, id(&old), id(&new), book.head.next);
+        let proof = Signature::from_foreign_der(
+            &decode_hex(new.sign(challenge.message(), "").as_bytes()).expect("hex"),
+        )
+        .expect("a signature");
+        let mut hex = Vec::new();
+        proof.write_hex_der(&mut hex);
+        let payload = format!(
+            r#"{{"key_attributes":{{"always_sensitive":null,"extractable":null,"local":null,"never_extractable":null,"sensitive":null}},"key_id":"{id}","proof":"{proof}","public_key_pem":{pem},"to":{{"key_id":"{id}"}},"token":{{"label":"","manufacturer":"","model":"","serial":""}}}}"#,
+            id = id(&new),
+            proof = json::into_string(hex),
+            pem = quoted(new.key.to_text()),
+        );
+        book.write_own(EventType::Change, "key.rotate", payload)
     };
     for approvers in [1, 3, 4] {
-        let refused = book.write_own(EventType::Change, "key.rotate", rotate(approvers));
+        let refused = rotate(&mut book, approvers);
         assert_eq!(code(refused), Code::RulesSharedKey, "{approvers}: in whatever format");
     }
-    book.write_own(EventType::Change, "key.rotate", rotate(50)).expect("nobody's");
+    rotate(&mut book, 50).expect("nobody's");
+    let id =
+        |seed| PublicKey::from_pem(Pair::new(Algorithm::EcdsaP256, seed).key.to_text()).expect("a key").id();
+    let payload = format!(r#"{{"key_id":"{}","previous_key_id":"{}"}}"#, id(50), id(7));
+    book.write_own(EventType::Change, "key.activate", payload).expect("the new key's first");
     let new = Pair::new(Algorithm::SshP256, 50).key.to_text().to_owned();
     let shared = rules_text(&actions()).replacen(&quoted(pairs()[1].1.key.to_text()), &quoted(&new), 1);
     let mut proposed = draft("rules.set", "");

@@ -9,6 +9,7 @@ mod book;
 mod cast;
 mod daemon;
 mod events;
+mod keys;
 mod seals;
 
 use attestd::ledger::code::Code;
@@ -44,6 +45,7 @@ pub(super) fn all() -> Vec<Vector> {
     seals::add(&mut vectors);
     events::add(&mut vectors);
     daemon::add(&mut vectors);
+    keys::add(&mut vectors);
     vectors.all
 }
 
