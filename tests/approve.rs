@@ -191,7 +191,7 @@ impl Agent {
         let child = Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn();
         let agent = Agent { child: child.expect("ssh-agent runs"), socket };
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !agent.socket.exists() {
+        while UnixStream::connect(&agent.socket).is_err() {
             assert!(Instant::now() < deadline, "ssh-agent does not listen");
             std::thread::sleep(Duration::from_millis(5));
         }
