@@ -90,6 +90,12 @@ pub enum Command {
     /// Every append is a real entry that stays in the ledger for ever. The raw figures need root
     /// or the daemon's own user, and a daemon that is idle.
     Bench(Bench),
+    /// Look at everything that a ledger needs, and say what is wrong and what to do about it.
+    ///
+    /// Run it as the daemon's user, on the daemon's machine. It changes nothing; where no daemon runs it logs in to
+    /// the token once, as the daemon would. Ends with 1 when something is wrong, with 2 when it could not read the
+    /// configuration.
+    Doctor(Doctor),
     /// The latch that keeps a PIN which the token refused from being tried again.
     Pin(Pin),
     /// Make the ledger's key before witnesses, or check that it was made so.
@@ -107,6 +113,20 @@ pub enum Command {
         /// Where to write attestctl.1, attestctl-append.1 and so on.
         dir: Option<PathBuf>,
     },
+}
+
+/// `attestctl doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The daemon's configuration.
+    #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// Print {"ok":…,"findings":[…],"caller":…}.
+    #[arg(long)]
+    pub json: bool,
+    /// Append a test event, `doctor.test`, and show what the kernel said of its caller. It stays in the ledger.
+    #[arg(long)]
+    pub append: bool,
 }
 
 /// `attestctl pin`

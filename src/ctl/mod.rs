@@ -20,6 +20,7 @@ mod approve;
 mod bench;
 mod ceremony;
 pub mod cli;
+mod doctor;
 mod export;
 mod failure;
 mod get;
@@ -93,6 +94,7 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Verify(args) => verify::run(socket, args).await,
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,
+        cli::Command::Doctor(args) => doctor::run(socket, args).await,
         cli::Command::Pin(cli::Pin { command: cli::PinCommand::Clear { config } }) => pin::clear(config),
         cli::Command::Ceremony(cli::Ceremony::Run(args)) => ceremony::run(args),
         cli::Command::Ceremony(cli::Ceremony::Verify(args)) => ceremony::check(args),

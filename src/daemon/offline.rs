@@ -58,7 +58,7 @@ impl Offline {
         let doing = |source| Fault::Io { doing: format!("write the bundle {}", dir.display()), source };
         let (origin, key) = (&self.genesis.origin, &self.genesis.key);
         // The daemon's index may be in use, or not be there at all.
-        let steps = || context::scan(&self.reader, Sequence(from.min(self.count)));
+        let steps = || context::scan(&self.reader, Sequence(0), Sequence(from.min(self.count)));
         let extract = Extract::plan(&self.reader, origin, key, from, Some(to), steps)?;
         let (from, to) = (Sequence(extract.from), Sequence(extract.to));
         let mut writer = DirectoryWriter::create(dir, extract.contents).map_err(doing)?;
