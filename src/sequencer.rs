@@ -21,7 +21,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -257,6 +257,8 @@ pub struct Gauges {
     /// Whether entries are signed by the checkpoints that end commits.
     is_by_tree: AtomicBool,
     governor: Mutex<Arc<Governor>>,
+    /// What entries get their time from.
+    pub clock: Clock,
     /// The newest signed checkpoint since the start.
     note: watch::Sender<Option<Arc<Note>>>,
 }
@@ -605,7 +607,6 @@ struct Thread {
     pace: (f64, f64),
     /// Commits measured.
     paced: u32,
-    clock: Clock,
     disk: Disk,
     sealed_since_start: u64,
 }
@@ -634,7 +635,6 @@ impl Thread {
             last_commit: Instant::now(),
             pace: (0.0, 0.0),
             paced: 0,
-            clock: Clock::start(),
             sealed_since_start: 0,
         }
     }
@@ -744,7 +744,7 @@ impl Thread {
         }
         let reason = chain(error);
         tracing::error!(%reason, "the token can't sign; bringing it back");
-        let since = self.clock.now().unwrap_or(self.head.timestamp);
+        let since = self.gauges.clock.now().unwrap_or(self.head.timestamp);
         self.gauges.refused_away.store(0, Ordering::Relaxed);
         self.gauges.set_away(Some(reason.clone()));
         self.away = Some(Away { since, began: Instant::now(), reason, told: false });
@@ -781,7 +781,7 @@ impl Thread {
             self.flights[index].job = self.hand_over(signables);
         }
         let Some(away) = self.away.take() else { return };
-        let until = self.clock.now().unwrap_or(self.head.timestamp);
+        let until = self.gauges.clock.now().unwrap_or(self.head.timestamp);
         let refused = self.gauges.refused_away.swap(0, Ordering::Relaxed);
         tracing::info!(since = %away.since, refused, "the token is back");
         let payload = format!(
@@ -871,7 +871,7 @@ impl Thread {
             return self.repeat(admitted.id(), (uid, content), known, (ticket, share));
         }
         let is_own = matches!(event, Event::Step(_));
-        let now = match self.clock.now() {
+        let now = match self.gauges.clock.now() {
             Some(now) => now.max(self.head.timestamp),
             None if is_own => self.head.timestamp,
             None => return self.refuse(ticket, Refused::ClockJumped),
@@ -1440,29 +1440,56 @@ fn quoted(text: &str) -> String {
 }
 
 /// The wall clock, held against the boot clock, which nobody sets.
-struct Clock {
-    /// Wall clock less boot clock at the start.
-    offset: i128,
+#[derive(Debug)]
+pub struct Clock {
+    /// Wall clock less boot clock, in nanoseconds, at the start or when an operator looked last.
+    offset: AtomicI64,
+}
+
+/// By how much the wall clock jumped forward, more than [`CLOCK_JUMP`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Jump {
+    /// How far, in microseconds.
+    pub micros: i64,
+    /// What the wall clock says.
+    pub clock: Timestamp,
+    offset: i64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Clock { offset: AtomicI64::new(present_offset()) }
+    }
 }
 
 impl Clock {
-    fn start() -> Self {
-        Clock { offset: wall_nanos() - boot_nanos() }
+    /// The time, or none when the wall clock has jumped.
+    fn now(&self) -> Option<Timestamp> {
+        if self.jumped().is_some() { None } else { Some(now()) }
     }
 
-    /// The time, or none when the wall clock has jumped forward by more than [`CLOCK_JUMP`].
-    fn now(&self) -> Option<Timestamp> {
-        let wall = wall_nanos();
-        let ahead = wall - boot_nanos() - self.offset;
-        if ahead > CLOCK_JUMP.as_nanos() as i128 {
-            return None;
-        }
-        Some(Timestamp::from_micros(i64::try_from(wall / 1_000).unwrap_or(i64::MAX)))
+    /// Whether the wall clock has jumped, and how far. When it is set back that is over.
+    #[must_use]
+    pub fn jumped(&self) -> Option<Jump> {
+        let offset = present_offset();
+        let ahead = offset.saturating_sub(self.offset.load(Ordering::Acquire));
+        let has_jumped = i128::from(ahead) > CLOCK_JUMP.as_nanos() as i128;
+        has_jumped.then(|| Jump { micros: ahead / 1_000, clock: now(), offset })
+    }
+
+    /// Takes the wall clock to be right after `jump`, and no further.
+    pub fn accept(&self, jump: Jump) {
+        self.offset.store(jump.offset, Ordering::Release);
     }
 }
 
+fn present_offset() -> i64 {
+    // Nanoseconds in 64 bits reach into the year 2262; what is beyond is a jump.
+    i64::try_from(wall_nanos() - boot_nanos()).unwrap_or(i64::MAX)
+}
+
 fn wall_nanos() -> i128 {
-    nanos(nix::time::ClockId::CLOCK_REALTIME)
+    nanos(nix::time::ClockId::CLOCK_REALTIME) + failpoint::clock_set_nanos()
 }
 
 fn boot_nanos() -> i128 {

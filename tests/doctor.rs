@@ -29,7 +29,8 @@ fn report(world: &World, arguments: &[&str]) -> (Value, i32) {
 }
 
 fn pin(world: &World) -> String {
-    std::fs::read_to_string(world.dir().join("hsm/pin")).map_or_else(|_| "there is none".into(), |pin| pin.trim().to_owned())
+    let read = std::fs::read_to_string(world.dir().join("hsm/pin")).unwrap_or_default();
+    if read.trim().is_empty() { "there is none".into() } else { read.trim().to_owned() }
 }
 
 /// `what level` of each finding, but for those that are the machine's and not the world's.

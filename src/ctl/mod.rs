@@ -17,9 +17,11 @@ use crate::client::{Client, ClientError};
 
 mod append;
 mod approve;
+mod backup;
 mod bench;
 mod ceremony;
 pub mod cli;
+mod clock;
 mod doctor;
 mod export;
 mod failure;
@@ -94,6 +96,8 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Verify(args) => verify::run(socket, args).await,
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,
+        cli::Command::Backup(args) => backup::run(args),
+        cli::Command::Clock(cli::Clock::Confirm { json }) => clock::confirm(socket, *json).await,
         cli::Command::Doctor(args) => doctor::run(socket, args).await,
         cli::Command::Pin(cli::Pin { command: cli::PinCommand::Clear { config } }) => pin::clear(config),
         cli::Command::Ceremony(cli::Ceremony::Run(args)) => ceremony::run(args),

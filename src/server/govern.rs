@@ -103,7 +103,7 @@ pub(crate) fn set(rules: Option<Rules>, by: Option<Arc<Peer>>) -> Step {
 }
 
 /// As whom `peer` acts, and its canonical object with its caller.
-fn caller(rules: &InForce, peer: &Peer, verb: Option<Verb>) -> Result<(String, String), Refusal> {
+pub(super) fn caller(rules: &InForce, peer: &Peer, verb: Option<Verb>) -> Result<(String, String), Refusal> {
     let admission = Admission::of(rules, peer.kernel(), verb)?;
     let actor_id = admission.actor_id(None).unwrap_or_else(|_| format!("uid:{}", peer.uid));
     Ok((actor_id, named(peer.to_json(), admission.name()).into_owned()))
@@ -120,7 +120,7 @@ async fn step(service: &Service, step: Step, lease: Lease) -> Result<Response, P
 }
 
 /// Has a step written; gives the line of its entry, or why governance refused it.
-async fn write(service: &Service, step: Step) -> Result<Result<Vec<u8>, Refused>, Problem> {
+pub(super) async fn write(service: &Service, step: Step) -> Result<Result<Vec<u8>, Refused>, Problem> {
     match service.sequencer.perform(Event::Step(step)).await? {
         Outcome::Committed { commit, index, .. } => Ok(Ok(commit.line(index))),
         Outcome::Governed(governed) => Ok(Err(governed.refused)),

@@ -363,6 +363,9 @@ fn readiness(service: &Service) -> Result<(), Problem> {
     if crate::sequencer::free_bytes(&service.ledger) < service.min_free_bytes {
         return Err(Refused::StorageFull.into());
     }
+    if gauges.clock.jumped().is_some() {
+        return Err(Refused::ClockJumped.into());
+    }
     service.sequencer.room().map_err(Problem::from)
 }
 

@@ -6,10 +6,10 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::service::Service;
-use super::{append, evidence, govern, read, tree};
+use super::{append, clock, evidence, govern, read, tree};
 
 /// Every route, as `openapi.json` must list them.
-pub const ROUTES: [(&str, &str); 25] = [
+pub const ROUTES: [(&str, &str); 26] = [
     ("POST", "/v1/entries"),
     ("GET", "/v1/entries"),
     ("POST", "/v1/entries:batch"),
@@ -32,6 +32,7 @@ pub const ROUTES: [(&str, &str); 25] = [
     ("GET", "/v1/keys"),
     ("GET", "/v1/stats"),
     ("POST", "/v1/bench"),
+    ("POST", "/v1/clock:confirm"),
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/openapi.json"),
@@ -59,6 +60,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/keys", get(read::keys))
         .route("/v1/stats", get(read::stats))
         .route("/v1/bench", post(read::bench))
+        .route("/v1/clock:confirm", post(clock::confirm))
         .route("/livez", get(read::livez))
         .route("/readyz", get(read::readyz))
         .route("/openapi.json", get(read::openapi))

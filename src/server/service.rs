@@ -317,7 +317,8 @@ impl From<Refused> for Problem {
             }
             Refused::ClockJumped => Problem::new(
                 Code::ClockJumped,
-                "the clock jumped forward by over an hour; set it right, or restart the daemon to accept it",
+                "the clock jumped forward by over an hour: set it right, or have an administrator confirm it by \
+                 `attestctl clock confirm`",
             ),
             Refused::TokenAway => Problem::new(
                 Code::TokenUnavailable,

@@ -8,6 +8,7 @@
 //! reserve n+1 and commit n  ──one transaction──►  entries(n+1), tiles(n+1), commits(n+1), signatures(n)
 //! ```
 
+mod copy;
 mod reader;
 mod schema;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
+pub use copy::Copied;
 pub use reader::{Line, Reader};
 pub use schema::Progress;
 

@@ -49,7 +49,7 @@ impl Line {
 /// A reader of committed entries. It never sees what is only reserved.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Reader {
