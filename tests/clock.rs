@@ -138,7 +138,7 @@ fn it_is_confirmed_from_the_command_line() {
     };
     let nothing = "there is nothing to confirm: the clock has not jumped, or was confirmed already\n";
     assert_eq!(confirm(&[]), (Some(0), nothing.to_owned()));
-    set(&world, 2 * DAY + 7_200);
+    set(&world, 2 * DAY + 7_260);
     assert_eq!(world.attestctl(&["status"]).status.code(), Some(4));
     let (code, said) = confirm(&[]);
     assert_eq!(code, Some(0));
