@@ -250,8 +250,14 @@ pub struct Gauges {
     /// Set once when the daemon must stop.
     fault: Mutex<Option<(Code, String)>>,
     head: Mutex<Option<Head>>,
-    /// Why the token is away, in words, while it is.
-    away: Mutex<Option<String>>,
+    /// Since when and why the token is away, in words, while it is.
+    away: Mutex<Option<(Instant, String)>>,
+    /// How often it went away since the start.
+    pub losses: AtomicU64,
+    /// What the token took for what a commit needs signed.
+    pub signing: Timing,
+    /// What a durable transaction took.
+    pub writing: Timing,
     /// Entries refused since it is.
     refused_away: AtomicU64,
     /// Whether entries are signed by the checkpoints that end commits.
@@ -292,11 +298,25 @@ impl Gauges {
     /// Why the token is away, in words, while it is.
     #[must_use]
     pub fn token_away(&self) -> Option<String> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, why)| why.clone())
+    }
+
+    /// For how long it has been.
+    #[must_use]
+    pub fn away_for(&self) -> Option<Duration> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(since, _)| since.elapsed())
     }
 
     pub(crate) fn set_away(&self, why: Option<String>) {
-        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = away.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *away = why.map(|why| (since, why));
+    }
+
+    /// How many entries the newest signed checkpoint covers, where one was signed since the start.
+    #[must_use]
+    pub fn noted(&self) -> Option<u64> {
+        self.note.borrow().as_ref().map(|note| note.checkpoint().root().size.leaves())
     }
 
     /// As what clients hear of [`Gauges::fault`], whose text is for the log.
@@ -309,6 +329,27 @@ impl Gauges {
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone().map(|(_, fault)| fault)
+    }
+}
+
+/// How often something was done, and how long that took together.
+#[derive(Debug, Default)]
+pub struct Timing {
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Timing {
+    fn add(&self, took: Duration) {
+        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often, and how long.
+    #[must_use]
+    pub fn read(&self) -> (u64, Duration) {
+        let count = self.count.load(Ordering::Relaxed);
+        (count, Duration::from_nanos(self.nanos.load(Ordering::Relaxed)))
     }
 }
 
@@ -746,6 +787,7 @@ impl Thread {
         tracing::error!(%reason, "the token can't sign; bringing it back");
         let since = self.gauges.clock.now().unwrap_or(self.head.timestamp);
         self.gauges.refused_away.store(0, Ordering::Relaxed);
+        self.gauges.losses.fetch_add(1, Ordering::Relaxed);
         self.gauges.set_away(Some(reason.clone()));
         self.away = Some(Away { since, began: Instant::now(), reason, told: false });
         if self.holds() {
@@ -1126,7 +1168,9 @@ impl Thread {
         if reserve.is_some() {
             failpoint::reach("before-reserve");
         }
+        let began = Instant::now();
         let (committed, result) = self.setup.store.write(signed, reserve.as_ref().map(|b| &b.reservation));
+        self.gauges.writing.add(began.elapsed());
         let outcome = match (committed, &result) {
             (Some(committed), _) => {
                 failpoint::reach("after-commit");
@@ -1261,9 +1305,13 @@ impl Thread {
         let Some(pool) = &self.pool else { return 0 };
         self.jobs += 1;
         let (job, messages) = (self.jobs, self.messages.clone());
+        let (gauges, began) = (self.gauges.clone(), Instant::now());
         pool.sign(
             signables,
             Box::new(move |result| {
+                if result.is_ok() {
+                    gauges.signing.add(began.elapsed());
+                }
                 // The sequencer only ends first when the daemon stops on a fault.
                 let _ = messages.send(Message::Signed(job, result));
             }),

@@ -197,7 +197,7 @@ fn each_fault_has_its_line() {
         ("origin", |world| rewrite(world, "test.example/ledger", "test.example/other"), "ledger", "wrong", "belongs to the origin"),
         (
             "an entry changed",
-            |world| sql(world, "UPDATE entries SET body = replace(body, 'ledger.genesis', 'ledger.Genesis') WHERE sequence = 0"),
+            |world| sql(world, "UPDATE entries SET body = CAST(replace(body, 'ledger.genesis', 'ledger.Genesis') AS BLOB) WHERE sequence = 0"),
             "ledger",
             "wrong",
             "entry 0",

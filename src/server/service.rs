@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::budget::Budget;
 use super::listener::Connections;
+use super::metrics::Refusals;
 use super::problem::Problem;
 use super::rate::Rates;
 use super::violation::Violations;
@@ -75,7 +76,7 @@ pub struct Service {
     /// The same by the wall clock.
     pub started_at: Timestamp,
     /// Requests that were refused since.
-    pub refused: std::sync::atomic::AtomicU64,
+    pub refused: Refusals,
     /// A permit for each export under way.
     pub(super) exports: Arc<Semaphore>,
     readers: Mutex<Vec<Reader>>,
@@ -134,7 +135,7 @@ impl Service {
             idle: parts.idle,
             started: Instant::now(),
             started_at: crate::sequencer::now(),
-            refused: 0.into(),
+            refused: Refusals::default(),
             exports: Arc::new(Semaphore::new(super::evidence::EXPORTS)),
             readers: Mutex::default(),
             reads: Semaphore::new(READS),
