@@ -271,7 +271,7 @@ fn identity(status: &[u8]) -> Option<(u32, u32, Vec<u32>)> {
 /// The system manager's unit from proc_pid_cgroup(5): as systemd itself does it, the first
 /// component below the slices. What lies further down is up to the unit, and what lies below
 /// `user@N.service` is up to the user, whose manager is not the system's.
-fn unit(cgroup: &str) -> Option<&str> {
+pub(crate) fn unit(cgroup: &str) -> Option<&str> {
     let path =
         |hierarchy: &str| cgroup.lines().find_map(|line| line.split_once(hierarchy).map(|(_, path)| path));
     let path = path(":name=systemd:").or_else(|| cgroup.lines().find_map(|line| line.strip_prefix("0::")))?;

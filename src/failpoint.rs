@@ -14,6 +14,9 @@
 //! | `after-rotate` | a change of the key, and nothing that the new one signed |
 //! | `after-signing-again` | at a start: the entries found reserved, still unsigned |
 //! | `within-index-write` | all of it; the index's transaction is half done |
+//!
+//! `ATTESTD_CLOCK_SET=FILE` sets the wall clock of this process alone: the file says by how many seconds,
+//! and may be written again at any time.
 
 /// Aborts the process when this place is the one that was asked for.
 #[cfg(debug_assertions)]
@@ -38,3 +41,23 @@ pub(crate) fn reach(place: &str) {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub(crate) fn reach(_place: &str) {}
+
+/// By how much a test has set the wall clock.
+#[cfg(debug_assertions)]
+pub(crate) fn clock_set_nanos() -> i128 {
+    use std::sync::LazyLock;
+
+    static FILE: LazyLock<Option<std::path::PathBuf>> =
+        LazyLock::new(|| std::env::var_os("ATTESTD_CLOCK_SET").map(Into::into));
+    let seconds = FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    seconds
+        .and_then(|seconds| seconds.trim().parse::<i64>().ok())
+        .map_or(0, |s| i128::from(s) * 1_000_000_000)
+}
+
+/// Nothing sets it.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn clock_set_nanos() -> i128 {
+    0
+}

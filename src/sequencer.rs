@@ -21,7 +21,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -268,13 +268,21 @@ pub struct Gauges {
     /// Set once when the daemon must stop.
     fault: Mutex<Option<(Code, String)>>,
     head: Mutex<Option<Head>>,
-    /// Why the token is away, in words, while it is.
-    away: Mutex<Option<String>>,
+    /// Since when and why the token is away, in words, while it is.
+    away: Mutex<Option<(Instant, String)>>,
+    /// How often it went away since the start.
+    pub losses: AtomicU64,
+    /// What the token took for what a commit needs signed.
+    pub signing: Timing,
+    /// What a durable transaction took.
+    pub writing: Timing,
     /// Entries refused since it is.
     refused_away: AtomicU64,
     /// Whether entries are signed by the checkpoints that end commits.
     is_by_tree: AtomicBool,
     governor: Mutex<Arc<Governor>>,
+    /// What entries get their time from.
+    pub clock: Clock,
     /// The newest signed checkpoint since the start.
     note: watch::Sender<Option<Arc<Note>>>,
 }
@@ -308,11 +316,25 @@ impl Gauges {
     /// Why the token is away, in words, while it is.
     #[must_use]
     pub fn token_away(&self) -> Option<String> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, why)| why.clone())
+    }
+
+    /// For how long it has been.
+    #[must_use]
+    pub fn away_for(&self) -> Option<Duration> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(since, _)| since.elapsed())
     }
 
     pub(crate) fn set_away(&self, why: Option<String>) {
-        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = away.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *away = why.map(|why| (since, why));
+    }
+
+    /// How many entries the newest signed checkpoint covers, where one was signed since the start.
+    #[must_use]
+    pub fn noted(&self) -> Option<u64> {
+        self.note.borrow().as_ref().map(|note| note.checkpoint().root().size.leaves())
     }
 
     /// As what clients hear of [`Gauges::fault`], whose text is for the log.
@@ -325,6 +347,27 @@ impl Gauges {
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone().map(|(_, fault)| fault)
+    }
+}
+
+/// How often something was done, and how long that took together.
+#[derive(Debug, Default)]
+pub struct Timing {
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Timing {
+    fn add(&self, took: Duration) {
+        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often, and how long.
+    #[must_use]
+    pub fn read(&self) -> (u64, Duration) {
+        let count = self.count.load(Ordering::Relaxed);
+        (count, Duration::from_nanos(self.nanos.load(Ordering::Relaxed)))
     }
 }
 
@@ -635,7 +678,6 @@ struct Thread {
     pace: (f64, f64),
     /// Commits measured.
     paced: u32,
-    clock: Clock,
     disk: Disk,
     sealed_since_start: u64,
 }
@@ -666,7 +708,6 @@ impl Thread {
             last_commit: Instant::now(),
             pace: (0.0, 0.0),
             paced: 0,
-            clock: Clock::start(),
             sealed_since_start: 0,
         }
     }
@@ -800,8 +841,9 @@ impl Thread {
 
     /// Has the token brought back on a thread of its own.
     fn seek_token(&mut self, reason: String) {
-        let since = self.clock.now().unwrap_or(self.head.timestamp);
+        let since = self.gauges.clock.now().unwrap_or(self.head.timestamp);
         self.gauges.refused_away.store(0, Ordering::Relaxed);
+        self.gauges.losses.fetch_add(1, Ordering::Relaxed);
         self.gauges.set_away(Some(reason.clone()));
         self.away = Some(Away { since, began: Instant::now(), reason, told: false });
         if self.holds() {
@@ -837,7 +879,7 @@ impl Thread {
             self.flights[index].job = self.hand_over(signables);
         }
         let Some(away) = self.away.take() else { return };
-        let until = self.clock.now().unwrap_or(self.head.timestamp);
+        let until = self.gauges.clock.now().unwrap_or(self.head.timestamp);
         let refused = self.gauges.refused_away.swap(0, Ordering::Relaxed);
         tracing::info!(since = %away.since, refused, "the token is back");
         let payload = format!(
@@ -999,7 +1041,7 @@ impl Thread {
             return self.repeat(admitted.id(), (uid, content), known, (ticket, share));
         }
         let is_own = matches!(event, Event::Step(_));
-        let now = match self.clock.now() {
+        let now = match self.gauges.clock.now() {
             Some(now) => now.max(self.head.timestamp),
             None if is_own => self.head.timestamp,
             None => return self.refuse(ticket, Refused::ClockJumped),
@@ -1260,7 +1302,9 @@ impl Thread {
         if reserve.is_some() {
             failpoint::reach("before-reserve");
         }
+        let began = Instant::now();
         let (committed, result) = self.setup.store.write(signed, reserve.as_ref().map(|b| &b.reservation));
+        self.gauges.writing.add(began.elapsed());
         let outcome = match (committed, &result) {
             (Some(committed), _) => {
                 failpoint::reach("after-commit");
@@ -1395,9 +1439,13 @@ impl Thread {
         let Some(pool) = &self.pool else { return 0 };
         self.jobs += 1;
         let (job, messages) = (self.jobs, self.messages.clone());
+        let (gauges, began) = (self.gauges.clone(), Instant::now());
         pool.sign(
             signables,
             Box::new(move |result| {
+                if result.is_ok() {
+                    gauges.signing.add(began.elapsed());
+                }
                 // The sequencer only ends first when the daemon stops on a fault.
                 let _ = messages.send(Message::Signed(job, result));
             }),
@@ -1596,29 +1644,56 @@ fn quoted(text: &str) -> String {
 }
 
 /// The wall clock, held against the boot clock, which nobody sets.
-struct Clock {
-    /// Wall clock less boot clock at the start.
-    offset: i128,
+#[derive(Debug)]
+pub struct Clock {
+    /// Wall clock less boot clock, in nanoseconds, at the start or when an operator looked last.
+    offset: AtomicI64,
+}
+
+/// By how much the wall clock jumped forward, more than [`CLOCK_JUMP`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Jump {
+    /// How far, in microseconds.
+    pub micros: i64,
+    /// What the wall clock says.
+    pub clock: Timestamp,
+    offset: i64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Clock { offset: AtomicI64::new(present_offset()) }
+    }
 }
 
 impl Clock {
-    fn start() -> Self {
-        Clock { offset: wall_nanos() - boot_nanos() }
+    /// The time, or none when the wall clock has jumped.
+    fn now(&self) -> Option<Timestamp> {
+        if self.jumped().is_some() { None } else { Some(now()) }
     }
 
-    /// The time, or none when the wall clock has jumped forward by more than [`CLOCK_JUMP`].
-    fn now(&self) -> Option<Timestamp> {
-        let wall = wall_nanos();
-        let ahead = wall - boot_nanos() - self.offset;
-        if ahead > CLOCK_JUMP.as_nanos() as i128 {
-            return None;
-        }
-        Some(Timestamp::from_micros(i64::try_from(wall / 1_000).unwrap_or(i64::MAX)))
+    /// Whether the wall clock has jumped, and how far. When it is set back that is over.
+    #[must_use]
+    pub fn jumped(&self) -> Option<Jump> {
+        let offset = present_offset();
+        let ahead = offset.saturating_sub(self.offset.load(Ordering::Acquire));
+        let has_jumped = i128::from(ahead) > CLOCK_JUMP.as_nanos() as i128;
+        has_jumped.then(|| Jump { micros: ahead / 1_000, clock: now(), offset })
+    }
+
+    /// Takes the wall clock to be right after `jump`, and no further.
+    pub fn accept(&self, jump: Jump) {
+        self.offset.store(jump.offset, Ordering::Release);
     }
 }
 
+fn present_offset() -> i64 {
+    // Nanoseconds in 64 bits reach into the year 2262; what is beyond is a jump.
+    i64::try_from(wall_nanos() - boot_nanos()).unwrap_or(i64::MAX)
+}
+
 fn wall_nanos() -> i128 {
-    nanos(nix::time::ClockId::CLOCK_REALTIME)
+    nanos(nix::time::ClockId::CLOCK_REALTIME) + failpoint::clock_set_nanos()
 }
 
 fn boot_nanos() -> i128 {

@@ -92,6 +92,20 @@ pub enum Command {
     Bench(Bench),
     /// List the ledger's keys, hand over to another one, or revoke one of the past.
     Key(Key),
+    /// Look at everything that a ledger needs, and say what is wrong and what to do about it.
+    ///
+    /// Run it as the daemon's user, on the daemon's machine. It changes nothing; where no daemon runs it logs in to
+    /// the token once, as the daemon would. Ends with 1 when something is wrong, with 2 when it could not read the
+    /// configuration.
+    Doctor(Doctor),
+    /// Copy the ledger file, while the daemon runs or not, for evidence and for successors.
+    ///
+    /// Run it as the daemon's user. `attestd verify` and `attestd export` work on the copy. Never put it back as
+    /// the ledger: what was acknowledged since would be lost, and anchors refuse it.
+    Backup(Backup),
+    /// The clock that entries get their time from.
+    #[command(subcommand)]
+    Clock(Clock),
     /// The latch that keeps a PIN which the token refused from being tried again.
     Pin(Pin),
     /// Make the ledger's key before witnesses, or check that it was made so.
@@ -173,6 +187,47 @@ pub struct RotateKey {
     /// Print the entry.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `attestctl backup`
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Where to write ledger.db and manifest.json: a directory that is new or empty.
+    pub dir: PathBuf,
+    /// The daemon's configuration, which says where the ledger is.
+    #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// Print the manifest.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `attestctl clock`
+#[derive(Debug, Subcommand)]
+pub enum Clock {
+    /// Say that the daemon's clock is right after it jumped forward, so that it takes entries again.
+    ///
+    /// The daemon refuses entries when the wall clock jumps forward by more than an hour, because the ledger's
+    /// time cannot be taken back. Look at the clock first: the ledger says for ever who confirmed it.
+    Confirm {
+        /// Print the daemon's answer.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `attestctl doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The daemon's configuration.
+    #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// Print {"ok":…,"findings":[…],"caller":…}.
+    #[arg(long)]
+    pub json: bool,
+    /// Append a test event, `doctor.test`, and show what the kernel said of its caller. It stays in the ledger.
+    #[arg(long)]
+    pub append: bool,
 }
 
 /// `attestctl pin`

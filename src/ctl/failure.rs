@@ -148,7 +148,9 @@ fn remedy(problem: &ProblemDoc) -> Option<String> {
         }
         "token-unavailable" => "nothing was recorded; look at `attestctl status` and `journalctl -u attestd`",
         "storage-full" => "nothing was recorded; make room on the ledger's disk",
-        "clock-jumped" => "an operator must look at the clock; `journalctl -u attestd` says how to go on",
+        "clock-jumped" => {
+            "see whether the clock is right; if it is, `attestctl clock confirm`, else set it right"
+        }
         "entry-id-conflict" => "`attestctl get` with that id shows what was recorded under it",
         "internal" => "the log says more: `journalctl -u attestd`",
         _ => {

@@ -17,9 +17,12 @@ use crate::client::{Client, ClientError};
 
 mod append;
 mod approve;
+mod backup;
 mod bench;
 mod ceremony;
 pub mod cli;
+mod clock;
+mod doctor;
 mod export;
 mod failure;
 mod get;
@@ -95,6 +98,9 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
         cli::Command::Status(args) => status::run(socket, args).await,
         cli::Command::Bench(args) => bench::run(socket, args).await,
         cli::Command::Key(args) => key::run(socket, &args.command).await,
+        cli::Command::Backup(args) => backup::run(args),
+        cli::Command::Clock(cli::Clock::Confirm { json }) => clock::confirm(socket, *json).await,
+        cli::Command::Doctor(args) => doctor::run(socket, args).await,
         cli::Command::Pin(cli::Pin { command: cli::PinCommand::Clear { config } }) => pin::clear(config),
         cli::Command::Ceremony(cli::Ceremony::Run(args)) => ceremony::run(args),
         cli::Command::Ceremony(cli::Ceremony::Verify(args)) => ceremony::check(args),

@@ -24,10 +24,11 @@ pub(crate) const MAX_BYTES: usize = 16 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooLarge;
 
-/// The entries before `end` that can change the state of governance, found without an index.
-pub(crate) fn scan(reader: &Reader, end: Sequence) -> Result<Vec<Sequence>, StoreError> {
+/// The entries from `start` on and before `end` that can change the state of governance, found without
+/// an index.
+pub(crate) fn scan(reader: &Reader, start: Sequence, end: Sequence) -> Result<Vec<Sequence>, StoreError> {
     let mut steps = Vec::new();
-    for line in lines(reader, Sequence(0), end) {
+    for line in lines(reader, start, end) {
         let line = line.map_err(StoreError::from)?;
         if may_concern(&line)
             && let Ok(decoded) = canonical::decode(&line)

@@ -22,10 +22,15 @@ use crate::store::{Reader, StoreError};
 /// # Errors
 /// When the ledger or its index can't be read, or an entry is not what governance lets be.
 pub fn governor_at(reader: &Reader, index: &Index, end: Sequence) -> Result<Governor, Fault> {
+    follow(reader, &index.steps(end)?)
+}
+
+/// The state of governance after `steps`.
+pub(super) fn follow(reader: &Reader, steps: &[Sequence]) -> Result<Governor, Fault> {
     let mut governor = Governor::new();
-    for sequence in index.steps(end)? {
+    for sequence in steps {
         let damaged = |what: String| StoreError::Damaged(format!("entry {sequence} {what}"));
-        let line = reader.line(sequence)?.ok_or_else(|| damaged("is missing".into()))?;
+        let line = reader.line(*sequence)?.ok_or_else(|| damaged("is missing".into()))?;
         let decoded = canonical::decode(&line.bytes).map_err(|fault| damaged(fault.to_string()))?;
         governor.follow(&decoded.entry).map_err(|refusal| damaged(refusal.to_string()))?;
     }

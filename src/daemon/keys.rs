@@ -16,7 +16,7 @@ use crate::token::{Identity, TokenError};
 /// names none: this is for a ledger that is not to be extended, or not yet.
 pub(super) fn found(reader: &Reader, genesis: &Genesis) -> Result<Keyring, StoreError> {
     let mut keys = Keyring::of(genesis.key.clone());
-    for sequence in context::scan(reader, Sequence(reader.count()?))? {
+    for sequence in context::scan(reader, Sequence(0), Sequence(reader.count()?))? {
         if let Some(line) = reader.line(sequence)?
             && let Ok(decoded) = canonical::decode(&line.bytes)
         {

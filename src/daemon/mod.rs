@@ -5,11 +5,12 @@
 //! PIN or daemon, so that evidence is never stranded. [`genesis`] is what the first entry says,
 //! [`governing`] puts rules in force,
 //! [`successor`] says what a genesis says of a ledger before, [`ceremony`] what of the making of its
-//! key. [`anchors`] are what shows that a ledger was rolled back. [`notify`] tells the service manager,
+//! key. [`checkup`] looks without touching. [`anchors`] are what shows that a ledger was rolled back. [`notify`] tells the service manager,
 //! [`hygiene`] keeps secrets out of core dumps.
 
 pub mod anchors;
 pub mod ceremony;
+pub mod checkup;
 mod context;
 pub mod genesis;
 pub mod governing;

@@ -59,7 +59,7 @@ impl Offline {
         let doing = |source| Fault::Io { doing: format!("write the bundle {}", dir.display()), source };
         let (origin, key) = (&self.genesis.origin, &self.genesis.key);
         // The daemon's index may be in use, or not be there at all.
-        let steps = || context::scan(&self.reader, Sequence(from.min(self.count)));
+        let steps = || context::scan(&self.reader, Sequence(0), Sequence(from.min(self.count)));
         // Only a part needs to be told of keys after it.
         let keys = if to < self.count {
             keys::found(&self.reader, &self.genesis)?

@@ -177,7 +177,7 @@ fn find(config: &Config, absent: Absent, progress: Progress<'_>) -> Result<Found
             return Err(error.into());
         }
     };
-    let verified = check_tail(&reader, &index, &genesis)?;
+    let verified = check_tail(&reader, &genesis, |end| governing::governor_at(&reader, &index, end))?;
     let keys = keys_now(&reader, &index)?;
     let edge = check_tree(&reader, &genesis, &keys, verified.0)?;
     let ledger = anchor::Ledger { origin: &genesis.origin, keys: &keys, reader: &reader };
@@ -211,7 +211,7 @@ fn finish(
         sign_again(&mut store, &found, &mut edge, pool, key)?;
         drop(index);
         index = open_index(config, &reader, progress)?;
-        verified = check_tail(&reader, &index, &genesis)?;
+        verified = check_tail(&reader, &genesis, |end| governing::governor_at(&reader, &index, end))?;
     }
     keys = keys_now(&reader, &index)?;
     // The last thing that was reserved may have been the change of the key.
@@ -704,8 +704,12 @@ fn sign_again(
     Ok(store.finish(unfinished, &signatures)?)
 }
 
-/// Checks the last entries in full and says which.
-fn check_tail(reader: &Reader, index: &Index, genesis: &Genesis) -> Result<(u64, u64), Fault> {
+/// Checks the last entries in full and says which. `governor_at` gives the state of governance before them.
+pub(super) fn check_tail(
+    reader: &Reader,
+    genesis: &Genesis,
+    governor_at: impl FnOnce(Sequence) -> Result<Governor, Fault>,
+) -> Result<(u64, u64), Fault> {
     let count = reader.count()?;
     let from = count.saturating_sub(CHECKED_AT_START);
     let mut expectations = Expectations::trusting(TrustedKeys::only(genesis.key.clone()));
@@ -714,7 +718,7 @@ fn check_tail(reader: &Reader, index: &Index, genesis: &Genesis) -> Result<(u64,
         let size =
             TreeSize::new(from).ok_or_else(|| StoreError::Damaged(format!("{from} is no tree size")))?;
         let tree = reader.tree(from)?.frontier(size).map_err(StoreError::from)?;
-        let governor = governing::governor_at(reader, index, Sequence(from))?;
+        let governor = governor_at(Sequence(from))?;
         expectations.before = Some(Before { origin: genesis.origin.clone(), tree, governor });
     }
     expectations.threads = NonZeroUsize::new(2);
@@ -736,7 +740,12 @@ fn head_before(reader: &Reader, sequence: u64) -> Result<Head, Fault> {
 
 /// Holds the tree that is kept against the last entries and the newest checkpoint: what a crash, a
 /// bad disk or a hand could have touched is not signed over. Gives its right edge.
-fn check_tree(reader: &Reader, genesis: &Genesis, keys: &Keyring, from: u64) -> Result<Edge, Fault> {
+pub(super) fn check_tree(
+    reader: &Reader,
+    genesis: &Genesis,
+    keys: &Keyring,
+    from: u64,
+) -> Result<Edge, Fault> {
     let damaged = |what: String| Fault::Store(StoreError::Damaged(what));
     let count = reader.count()?;
     let sized = |size: u64| TreeSize::new(size).ok_or_else(|| damaged(format!("{size} is no tree size")));

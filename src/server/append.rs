@@ -731,7 +731,7 @@ impl Batch {
     }
 
     fn refusal(&self, line: u64, mut problem: Problem) -> Vec<u8> {
-        self.service.count_refusal();
+        self.service.refused.count(problem.code);
         problem.line = Some(line);
         let mut answer = problem.to_json().into_bytes();
         answer.push(b'\n');
@@ -833,10 +833,6 @@ impl Service {
         self.violations.record(&self.sequencer, self.policy.max_entry_bytes(), offence).await
     }
 
-    pub(super) fn count_refusal(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// The answer, or the refusal, which is counted.
     pub(super) fn answer(&self, result: Result<Response, Problem>) -> Response {
         result.unwrap_or_else(|problem| self.refuse(problem))
@@ -844,7 +840,7 @@ impl Service {
 
     /// Counts and answers a refusal.
     pub(super) fn refuse(&self, problem: Problem) -> Response {
-        self.count_refusal();
+        self.refused.count(problem.code);
         problem.into_response()
     }
 }

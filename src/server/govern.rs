@@ -123,7 +123,7 @@ pub(super) async fn step(service: &Service, event: Event, lease: Lease) -> Resul
 }
 
 /// Has an event written; gives the line of its entry, or why governance refused it.
-async fn perform(service: &Service, event: Event) -> Result<Result<Vec<u8>, Refused>, Problem> {
+pub(super) async fn perform(service: &Service, event: Event) -> Result<Result<Vec<u8>, Refused>, Problem> {
     match service.sequencer.perform(event).await? {
         Outcome::Committed { commit, index, .. } => Ok(Ok(commit.line(index))),
         Outcome::Governed(governed) => Ok(Err(governed.refused)),

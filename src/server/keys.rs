@@ -166,7 +166,7 @@ pub(super) async fn rotate(
                 quoted(&actor_id)
             );
             let payload = with_members(&payload, &found)?;
-            Ok(policy.own_under(&rules.label(), own(EventType::Change, ROTATE, payload), fresh_id()))
+            Ok(policy.own_under(rules.label(), own(EventType::Change, ROTATE, payload), fresh_id()))
         };
         let event = rotation(candidate, make);
         step(&service, event, lease).await
@@ -213,7 +213,7 @@ pub(super) async fn revoke(
                 quoted(&actor_id),
             );
             let payload = with_members(&payload, &[found])?;
-            Ok(policy.own_under(&rules.label(), own(EventType::Change, REVOKE, payload), fresh_id()))
+            Ok(policy.own_under(rules.label(), own(EventType::Change, REVOKE, payload), fresh_id()))
         });
         step(&service, Event::Step(make), lease).await
     };

@@ -309,12 +309,12 @@ pub(super) async fn stats(
         token_json(service.keeper.identity().as_ref().unwrap_or(&service.token)),
         anchors.join(","),
         gauges.appended.load(Ordering::Relaxed),
-        service.refused.load(Ordering::Relaxed),
+        service.refused.total(),
     ))
 }
 
 /// Resident memory, from the kernel; 0 where it does not say.
-fn resident_bytes() -> u64 {
+pub(super) fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|statm| statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()));
@@ -334,7 +334,7 @@ pub(super) async fn readyz(State(service): State<Arc<Service>>) -> Response {
     }
 }
 
-fn readiness(service: &Service) -> Result<(), Problem> {
+pub(super) fn readiness(service: &Service) -> Result<(), Problem> {
     let gauges = service.sequencer.gauges();
     if let Some(code) = gauges.fault_code() {
         return Err(stopped(code));
@@ -344,6 +344,9 @@ fn readiness(service: &Service) -> Result<(), Problem> {
     }
     if crate::sequencer::free_bytes(&service.ledger) < service.min_free_bytes {
         return Err(Refused::StorageFull.into());
+    }
+    if gauges.clock.jumped().is_some() {
+        return Err(Refused::ClockJumped.into());
     }
     service.sequencer.room().map_err(Problem::from)
 }

@@ -6,10 +6,10 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::service::Service;
-use super::{append, evidence, govern, keys, read, tree};
+use super::{append, clock, evidence, govern, keys, metrics, read, tree};
 
 /// Every route, as `openapi.json` must list them.
-pub const ROUTES: [(&str, &str); 27] = [
+pub const ROUTES: [(&str, &str); 29] = [
     ("POST", "/v1/entries"),
     ("GET", "/v1/entries"),
     ("POST", "/v1/entries:batch"),
@@ -34,6 +34,8 @@ pub const ROUTES: [(&str, &str); 27] = [
     ("POST", "/v1/keys/{id}/revoke"),
     ("GET", "/v1/stats"),
     ("POST", "/v1/bench"),
+    ("POST", "/v1/clock:confirm"),
+    ("GET", "/metrics"),
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/openapi.json"),
@@ -63,6 +65,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/keys/{id}/revoke", post(keys::revoke))
         .route("/v1/stats", get(read::stats))
         .route("/v1/bench", post(read::bench))
+        .route("/v1/clock:confirm", post(clock::confirm))
+        .route("/metrics", get(metrics::metrics))
         .route("/livez", get(read::livez))
         .route("/readyz", get(read::readyz))
         .route("/openapi.json", get(read::openapi))

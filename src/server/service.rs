@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::budget::Budget;
 use super::keys::Opening;
 use super::listener::Connections;
+use super::metrics::Refusals;
 use super::problem::Problem;
 use super::rate::Rates;
 use super::violation::Violations;
@@ -78,7 +79,7 @@ pub struct Service {
     /// The same by the wall clock.
     pub started_at: Timestamp,
     /// Requests that were refused since.
-    pub refused: std::sync::atomic::AtomicU64,
+    pub refused: Refusals,
     /// A permit for each export under way.
     pub(super) exports: Arc<Semaphore>,
     readers: Mutex<Vec<Reader>>,
@@ -139,7 +140,7 @@ impl Service {
             idle: parts.idle,
             started: Instant::now(),
             started_at: crate::sequencer::now(),
-            refused: 0.into(),
+            refused: Refusals::default(),
             exports: Arc::new(Semaphore::new(super::evidence::EXPORTS)),
             readers: Mutex::default(),
             reads: Semaphore::new(READS),
@@ -322,7 +323,8 @@ impl From<Refused> for Problem {
             }
             Refused::ClockJumped => Problem::new(
                 Code::ClockJumped,
-                "the clock jumped forward by over an hour; set it right, or restart the daemon to accept it",
+                "the clock jumped forward by over an hour: set it right, or have an administrator confirm it by \
+                 `attestctl clock confirm`",
             ),
             Refused::TokenAway => Problem::new(
                 Code::TokenUnavailable,

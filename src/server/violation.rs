@@ -4,6 +4,7 @@
 //! written as one entry, so that a flood of refusals fills neither the disk nor the token's time.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,11 +55,19 @@ struct Fold {
 #[derive(Default)]
 pub struct Violations {
     folds: Mutex<HashMap<Kind, Fold>>,
+    count: AtomicU64,
 }
 
 impl Violations {
+    /// How many there were since the start.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Has the offence recorded, and gives the answer to whoever committed it.
     pub async fn record(&self, sequencer: &Sequencer, entry_bytes: usize, offence: Offence) -> Problem {
+        self.count.fetch_add(1, Ordering::Relaxed);
         let mut problem = Problem::from(Refusal::from(offence.violation.clone()));
         let caller = caller_of(&sequencer.gauges().governor(), &offence.peer);
         let kind = (offence.peer.uid, caller, offence.violation.breach);

@@ -8,6 +8,7 @@
 //! reserve n+1 and commit n  ──one transaction──►  entries(n+1), tiles(n+1), commits(n+1), signatures(n)
 //! ```
 
+mod copy;
 mod reader;
 mod schema;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
+pub use copy::Copied;
 pub use reader::{Line, Reader};
 pub use schema::Progress;
 
@@ -634,6 +636,29 @@ pub fn algorithm_of(mode: &str) -> Option<SignatureAlgorithm> {
     [SignatureAlgorithm::EntryP256, SignatureAlgorithm::TreeP256]
         .into_iter()
         .find(|algorithm| mode_of(*algorithm) == mode)
+}
+
+/// Keeps daemons from the ledger, until it is dropped.
+#[derive(Debug)]
+pub struct KeptOut {
+    _lock: Option<Flock<File>>,
+}
+
+/// Keeps daemons from the ledger at `path` for a while, changing nothing.
+///
+/// # Errors
+/// [`StoreError::Locked`] when one is running on it, or when that can't be told.
+pub fn keep_out(path: &Path) -> Result<KeptOut, StoreError> {
+    let lock_path = path.with_added_extension("lock");
+    let file = match File::open(&lock_path) {
+        Ok(file) => file,
+        // No daemon was ever started on it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(KeptOut { _lock: None }),
+        Err(source) => return Err(StoreError::Io { doing: "open the lock", path: lock_path, source }),
+    };
+    let lock =
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StoreError::Locked(lock_path))?;
+    Ok(KeptOut { _lock: Some(lock) })
 }
 
 /// The lock is a file of its own: closing any descriptor of the database itself would drop

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::schema::{check_kind, check_sqlite, open};
+use super::schema::{VERSION, check_kind, check_sqlite, open};
 use super::{StoreError, algorithm_of, failed, mode_of};
 use crate::ledger::canonical;
 use crate::ledger::chain::Head;
@@ -49,7 +49,7 @@ impl Line {
 /// A reader of committed entries. It never sees what is only reserved.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Reader {
@@ -375,6 +375,29 @@ impl Reader {
             algorithm_of(&mode).ok_or_else(|| StoreError::Damaged(format!("there is no mode {mode}")))
         })
         .transpose()
+    }
+
+    /// The version of the file's schema, and that which this program writes.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn schema_version(&self) -> Result<(i32, i32), StoreError> {
+        self.connection
+            .query_row("PRAGMA user_version", [], |row| Ok((row.get(0)?, VERSION)))
+            .map_err(failed("read the schema version"))
+    }
+
+    /// Has SQLite look through the whole file: what it finds wrong with it, in its words, a few lines at
+    /// most. It takes as long as reading the file does.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn look_through(&self) -> Result<Vec<String>, StoreError> {
+        let doing = "look through the ledger";
+        let mut select = self.connection.prepare("PRAGMA quick_check(5)").map_err(failed(doing))?;
+        let said = select.query_map([], |row| row.get(0)).map_err(failed(doing))?;
+        let said: Vec<String> = said.collect::<Result<_, _>>().map_err(failed(doing))?;
+        Ok(if said == ["ok"] { Vec::new() } else { said })
     }
 
     /// Moves what is in the WAL into the file, as far as no reader is in the way.

@@ -56,20 +56,7 @@ impl Workbench {
     /// # Errors
     /// When it does not answer.
     pub fn device(&self) -> Result<Device, TokenError> {
-        let info = self.connection.library.0.get_token_info(self.connection.slot);
-        let info = info.map_err(call("read the token's state"))?;
-        let Identity { manufacturer, model, serial, label } = Identity::of(&info);
-        let version = |version: cryptoki::types::Version| format!("{}.{}", version.major(), version.minor());
-        Ok(Device {
-            flags: flags(&info),
-            firmware: version(info.firmware_version()),
-            hardware: version(info.hardware_version()),
-            label: printable(&label),
-            library: printable(&self.connection.description),
-            manufacturer: printable(&manufacturer),
-            model: printable(&model),
-            serial: printable(&serial),
-        })
+        device(&self.connection)
     }
 
     /// Logs in. The token's flags are read before, and nothing is tried that could lock it.
@@ -212,6 +199,23 @@ impl Workbench {
             error: Error::Pkcs11(RvError::UserNotLoggedIn, cryptoki::context::Function::Login),
         })
     }
+}
+
+pub(super) fn device(connection: &Connection) -> Result<Device, TokenError> {
+    let info = connection.library.0.get_token_info(connection.slot);
+    let info = info.map_err(call("read the token's state"))?;
+    let Identity { manufacturer, model, serial, label } = Identity::of(&info);
+    let version = |version: cryptoki::types::Version| format!("{}.{}", version.major(), version.minor());
+    Ok(Device {
+        flags: flags(&info),
+        firmware: version(info.firmware_version()),
+        hardware: version(info.hardware_version()),
+        label: printable(&label),
+        library: printable(&connection.description),
+        manufacturer: printable(&manufacturer),
+        model: printable(&model),
+        serial: printable(&serial),
+    })
 }
 
 fn attributes(session: &Session, key: ObjectHandle) -> Attributes {

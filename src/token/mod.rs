@@ -7,6 +7,7 @@
 //! PKCS#11 has no time-outs. A call into the library that hangs, hangs its thread.
 
 mod ceremony;
+mod checkup;
 mod data;
 mod keeper;
 mod latch;
@@ -28,10 +29,12 @@ use crate::ledger::key::{KeyId, PublicKey, Signable, Signature};
 use session::{Connection, Seat};
 
 pub use ceremony::{FactoryPinTried, Workbench};
+pub use checkup::Checkup;
 pub use data::ObjectError;
 pub use keeper::{Candidate, Keeper};
 pub use latch::{Latch, LatchError, Latched};
-pub use pin::{PinError, PinSource};
+pub use object::Encoding;
+pub use pin::{PinError, PinFound, PinSource};
 pub use pool::{BenchFigures, Done, Pool};
 pub use uri::{TokenUri, UriError};
 
@@ -356,6 +359,14 @@ impl Token {
     #[must_use]
     pub fn key_attributes(&self) -> &KeyAttributes {
         &self.attributes
+    }
+
+    /// How the public keys are written that the URI names.
+    ///
+    /// # Errors
+    /// When they cannot be looked for.
+    pub fn point_encodings(&self) -> Result<Vec<Encoding>, TokenError> {
+        self.seats[0].point_encodings()
     }
 
     /// The library's own description of itself, with its version.

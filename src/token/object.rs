@@ -87,6 +87,44 @@ fn unwrap_point(value: &[u8]) -> &[u8] {
     }
 }
 
+/// How a `CKA_EC_POINT` is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// As a DER OCTET STRING, as PKCS#11 has it.
+    Wrapped,
+    /// As the bare point, which is taken, too.
+    Bare,
+    /// As neither.
+    Unknown,
+}
+
+impl Encoding {
+    fn of(value: &[u8]) -> Self {
+        let point = unwrap_point(value);
+        match PublicKey::from_sec1(point) {
+            Ok(_) if point.len() < value.len() => Encoding::Wrapped,
+            Ok(_) => Encoding::Bare,
+            Err(_) => Encoding::Unknown,
+        }
+    }
+}
+
+/// Of the EC public keys that `uri` names, how each is written.
+pub(super) fn point_encodings(session: &Session, uri: &TokenUri) -> Result<Vec<Encoding>, Error> {
+    let mut wanted = vec![Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::KeyType(KeyType::EC)];
+    wanted.extend(uri.object().map(|label| Attribute::Label(label.into())));
+    wanted.extend(uri.id().map(|id| Attribute::Id(id.into())));
+    let mut encodings = Vec::new();
+    for object in session.find_objects(&wanted)? {
+        let read = session.get_attributes(object, &[AttributeType::EcPoint])?;
+        encodings.extend(read.into_iter().filter_map(|attribute| match attribute {
+            Attribute::EcPoint(point) => Some(Encoding::of(&point)),
+            _ => None,
+        }));
+    }
+    Ok(encodings)
+}
+
 /// What the token says about the protection of `key`.
 pub(super) fn key_attributes(session: &Session, key: ObjectHandle) -> KeyAttributes {
     let flag = |attribute| flag(session, key, attribute);

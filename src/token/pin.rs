@@ -102,19 +102,52 @@ impl Drop for Pin {
     }
 }
 
+/// What can be said of a PIN that is there, without saying it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinFound {
+    /// The file that it was read from.
+    pub path: PathBuf,
+    /// The file's permission bits.
+    pub mode: u32,
+    /// Who owns the file.
+    pub uid: u32,
+}
+
 impl PinSource {
-    /// Reads the PIN, without the one line feed that may end it. The bytes need not be UTF-8.
-    pub(super) fn read(&self) -> Result<Pin, PinError> {
+    /// Holds the source against what the daemon's user `uid` wants of it. The PIN is read, and wiped.
+    ///
+    /// # Errors
+    /// [`PinError`], as at a login; for a source that asks somebody, too: nobody is asked.
+    pub fn look(&self, uid: u32) -> Result<PinFound, PinError> {
+        let path = self.path()?;
+        let is_file = matches!(self, PinSource::File(_));
+        drop(read_pin(&path, is_file.then_some(uid))?);
+        let metadata = path.metadata().map_err(|source| PinError::Read { path: path.clone(), source })?;
+        Ok(PinFound { mode: metadata.mode() & 0o7777, uid: metadata.uid(), path })
+    }
+
+    fn path(&self) -> Result<PathBuf, PinError> {
         match self {
-            PinSource::File(path) => read_pin(path, true),
+            PinSource::File(path) => Ok(path.clone()),
             PinSource::Credential(name) => {
                 if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
                     return Err(PinError::CredentialName(name.clone()));
                 }
                 let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
                     .ok_or_else(|| PinError::NoCredentials(name.clone()))?;
-                read_pin(&Path::new(&directory).join(name), false)
+                Ok(Path::new(&directory).join(name))
             }
+            PinSource::Terminal => {
+                Err(PinError::Terminal(io::Error::new(io::ErrorKind::Unsupported, "it is not in a file")))
+            }
+        }
+    }
+
+    /// Reads the PIN, without the one line feed that may end it. The bytes need not be UTF-8.
+    pub(super) fn read(&self) -> Result<Pin, PinError> {
+        match self {
+            PinSource::File(path) => read_pin(path, Some(nix::unistd::geteuid().as_raw())),
+            PinSource::Credential(_) => read_pin(&self.path()?, None),
             PinSource::Terminal => {
                 // It was typed into memory that is not locked; a program with a person before it is short.
                 let secret =
@@ -125,7 +158,9 @@ impl PinSource {
     }
 }
 
-fn read_pin(path: &Path, check_access: bool) -> Result<Pin, PinError> {
+/// `user` is whose the file must be, if not root's, and closed to all others; `None` where somebody else sees
+/// to that.
+fn read_pin(path: &Path, user: Option<u32>) -> Result<Pin, PinError> {
     let failed = |source| PinError::Read { path: path.to_owned(), source };
     // What was opened is judged, not what the path names by then. Without O_NONBLOCK a pipe
     // would hang us before it could be refused.
@@ -135,13 +170,13 @@ fn read_pin(path: &Path, check_access: bool) -> Result<Pin, PinError> {
     if !metadata.is_file() {
         return Err(PinError::NotAFile(path.to_owned()));
     }
-    if check_access {
+    if let Some(user) = user {
         let mode = metadata.mode() & 0o7777;
         if mode & 0o077 != 0 {
             return Err(PinError::Mode { path: path.to_owned(), mode });
         }
         let uid = metadata.uid();
-        if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+        if uid != 0 && uid != user {
             return Err(PinError::Owner { path: path.to_owned(), uid });
         }
     }
@@ -247,7 +282,7 @@ mod tests {
     #[test]
     fn a_credential_is_read_from_its_folder_with_the_mode_that_systemd_gives() {
         let (_dir, path) = file(b"1234\n", 0o440);
-        assert_eq!(read_pin(&path, false).expect("a PIN").secret.expose_secret(), b"1234");
+        assert_eq!(read_pin(&path, None).expect("a PIN").secret.expose_secret(), b"1234");
     }
 
     #[test]

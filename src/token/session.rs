@@ -16,7 +16,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
-use super::object::{find_key, key_attributes};
+use super::object::{Encoding, find_key, key_attributes, point_encodings};
 use super::{
     Expected, Identity, KeyAttributes, Latch, PinSource, SignError, TokenError, TokenOptions, TokenUri,
     brief, call,
@@ -204,6 +204,12 @@ impl Seat {
 
     pub(super) fn public_key(&self) -> &PublicKey {
         &self.public_key
+    }
+
+    /// How the public keys are written that the URI names.
+    pub(super) fn point_encodings(&self) -> Result<Vec<Encoding>, TokenError> {
+        let Some((session, _)) = &self.open else { return Ok(Vec::new()) };
+        point_encodings(session, &self.connection.uri).map_err(call("look for the public key"))
     }
 
     /// Signs `message`. The signature has its S low and was verified under the public key.

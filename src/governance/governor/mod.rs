@@ -533,7 +533,10 @@ fn unnamed_actor(admission: &Admission<'_>) -> String {
     admission.actor_id(None).unwrap_or_else(|_| format!("uid:{}", admission.peer.uid))
 }
 
-fn requested_by(actor_id: &str, peer_json: &str) -> String {
+/// The member `requested_by` of what a caller had the daemon write: as whom it acted, and its canonical
+/// `peer` with its caller.
+#[must_use]
+pub fn requested_by(actor_id: &str, peer_json: &str) -> String {
     let mut out = Object::new();
     out.text("actor_id", actor_id);
     out.raw("peer", peer_json);
