@@ -7,6 +7,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -172,7 +173,7 @@ impl Remote {
             .spawn()
             .expect("p11-kit is installed: tests/run does it");
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !socket.exists() {
+        while UnixStream::connect(&socket).is_err() {
             assert!(Instant::now() < deadline, "no socket of p11-kit's");
             std::thread::sleep(Duration::from_millis(5));
         }

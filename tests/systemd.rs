@@ -261,14 +261,15 @@ fn a_socket_that_systemd_made_is_used_and_left_where_it_is() {
     // Not the configured one: what was passed counts.
     let socket = world.dir().join("passed.sock");
     let mut child = activated(&world, &["-l", socket.to_str().expect("UTF-8")]);
-    wait_for("the socket", || socket.exists());
+    let log = || fs::read_to_string(world.dir().join("activated")).expect("readable");
+    // The file is there from `bind` on, and refuses until `listen`.
+    wait_for("it listens", || log().contains("Listening on"));
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o606)).expect("mode set");
     let inode = fs::metadata(&socket).expect("there").ino();
 
     // The first client waited for the daemon to come up.
     assert_eq!(ask(&socket, "/livez").status, 200);
     assert_eq!(ask(&socket, "/readyz").status, 200);
-    let log = || fs::read_to_string(world.dir().join("activated")).expect("readable");
     assert!(log().contains("another socket was passed than `server.socket`"), "{}", log());
     assert!(!world.socket().exists(), "it bound another one beside");
 
