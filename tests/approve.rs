@@ -10,7 +10,7 @@ mod common;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -560,7 +560,7 @@ fn liar(people: &People, name: &str, change: impl Fn(&str, String) -> String + S
                 seen.lock().expect("whole").push(String::from_utf8_lossy(&body).into_owned());
             }
             let head = head.replacen("\r\n", "\r\nconnection: close\r\n", 1);
-            let mut upstream = std::os::unix::net::UnixStream::connect(&daemon).expect("the daemon listens");
+            let mut upstream = UnixStream::connect(&daemon).expect("the daemon listens");
             upstream.write_all(&[head.as_bytes(), &body].concat()).expect("writable");
             let mut answer = Vec::new();
             upstream.read_to_end(&mut answer).expect("readable");
