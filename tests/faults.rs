@@ -173,7 +173,7 @@ impl Remote {
             .spawn()
             .expect("p11-kit is installed: tests/run does it");
         let deadline = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(&socket).is_err() {
+        while UnixStream::connect(socket).is_err() {
             assert!(Instant::now() < deadline, "no socket of p11-kit's");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -40,7 +40,7 @@ pub(super) async fn confirm(socket: &Path, json: bool) -> Result<Outcome, Failur
             print(&format!("confirmed: entry {sequence} is reserved, and signed when the token is back\n"))?;
         }
         (None, _) => {
-            print("there is nothing to confirm: the clock has not jumped, or was confirmed already\n")?
+            print("there is nothing to confirm: the clock has not jumped, or was confirmed already\n")?;
         }
     }
     Ok(Outcome::Done)
