@@ -6,6 +6,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use common::{Daemon, ORIGIN, REQUEST, World, inject, request};
 
@@ -76,6 +77,12 @@ fn the_figures_are_true() {
     for _ in 0..3 {
         assert_eq!(daemon.post("/v1/entries", &broken).status, 422);
     }
+    // In mode `each` the first checkpoint comes a moment after the entries.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !scrape(&daemon).contains_key("attestd_checkpoint_entries") {
+        assert!(Instant::now() < deadline, "no checkpoint");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let after = scrape(&daemon);
     let grew = |name: &str| of(&after, name) - before.get(name).copied().unwrap_or(0.0);
     assert_eq!(grew("attestd_entries_committed_total"), 7.0, "six of ours, one violation");
@@ -134,14 +141,14 @@ fn a_token_that_goes_and_comes_is_seen() {
     let away = scrape(&daemon);
     assert_eq!((of(&away, "attestd_token_up"), of(&away, "attestd_ready")), (0.0, 0.0));
     assert_eq!(of(&away, "attestd_token_losses_total"), 1.0);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     let longer = of(&scrape(&daemon), "attestd_token_away_seconds");
     assert!(longer >= 0.3 + of(&away, "attestd_token_away_seconds"), "{longer}");
     inject(&world.shim_control(), "");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while of(&scrape(&daemon), "attestd_token_up") == 0.0 {
-        assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(Instant::now() < deadline, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
     }
     let back = scrape(&daemon);
     assert_eq!(
