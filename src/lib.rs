@@ -34,6 +34,8 @@ pub mod ctl;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
+mod evidence;
+#[cfg(feature = "daemon")]
 mod failpoint;
 pub mod governance;
 #[cfg(feature = "daemon")]

@@ -16,8 +16,8 @@ use crate::governance::Policy;
 use crate::ledger::checkpoint::{Checkpoint, Note};
 use crate::ledger::draft::Draft;
 use crate::ledger::entry::{EventCategory, EventType};
+use crate::ledger::json::quoted;
 use crate::sequencer::{Sequencer, fresh_id, now};
-use crate::server::read::quoted;
 use crate::store::{Reader, Reservation, Reserved};
 use crate::token::Keeper;
 

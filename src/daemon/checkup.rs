@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::genesis::Genesis;
 use super::offline::read_genesis;
-use super::{Fault, anchors, context, governing, keys, pin_latch, serve, token_options};
+use super::{Fault, anchors, governing, keys, pin_latch, serve};
 use crate::anchor::{self, Anchor, Contradiction, Standing};
 use crate::config::Config;
+use crate::evidence::context;
 use crate::governance::keyring::Keyring;
 use crate::ledger::entry::Sequence;
 use crate::ledger::key::PublicKey;
@@ -110,7 +111,10 @@ impl Examined {
     pub fn token_options(&self, config: &Config) -> Result<TokenOptions, Fault> {
         let Identity { serial, model, .. } = self.token.clone();
         let expected = Some(Expected { serial, model });
-        Ok(TokenOptions { sessions: 1, ..token_options(&config.token, Some(pin_latch(config)), expected)? })
+        Ok(TokenOptions {
+            sessions: 1,
+            ..TokenOptions::configured(&config.token, Some(pin_latch(config)), expected)?
+        })
     }
 
     /// The key that the token must have.
@@ -156,5 +160,8 @@ impl Examined {
 /// # Errors
 /// When the configuration says nothing that could be used.
 pub fn token_options_without_ledger(config: &Config) -> Result<TokenOptions, Fault> {
-    Ok(TokenOptions { sessions: 1, ..token_options(&config.token, Some(pin_latch(config)), None)? })
+    Ok(TokenOptions {
+        sessions: 1,
+        ..TokenOptions::configured(&config.token, Some(pin_latch(config)), None)?
+    })
 }

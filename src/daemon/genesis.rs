@@ -1,9 +1,8 @@
 //! Entry 0: what it holds, and what is read back from it at every start.
 
 use crate::ledger::canonical;
-use crate::ledger::json;
+use crate::ledger::json::{self, quoted};
 use crate::ledger::key::{PublicKey, is_origin};
-use crate::server::read::{quoted, token_json};
 use crate::store::Line;
 use crate::token::{Identity, KeyAttributes};
 
@@ -78,25 +77,11 @@ pub fn payload(
     format!(
         r#"{{"ceremony":{},"key_attributes":{},"key_id":"{}","origin":{},"predecessor":{},"public_key_pem":{},"rules":null,"signature_mode":"{mode}","token":{}}}"#,
         ceremony.unwrap_or("null"),
-        attributes_json(attributes),
+        attributes.to_json(),
         key.id(),
         quoted(origin),
         predecessor.unwrap_or("null"),
         quoted(&key.to_pem()),
-        token_json(token)
-    )
-}
-
-/// How a token protects a key, as genesis and rotations describe it: canonical JSON.
-#[must_use]
-pub fn attributes_json(attributes: &KeyAttributes) -> String {
-    let flag = |flag: Option<bool>| flag.map_or("null", |flag| if flag { "true" } else { "false" });
-    format!(
-        r#"{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}}"#,
-        flag(attributes.always_sensitive),
-        flag(attributes.extractable),
-        flag(attributes.local),
-        flag(attributes.never_extractable),
-        flag(attributes.sensitive),
+        token.to_json()
     )
 }

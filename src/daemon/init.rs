@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::anchors::{Planted, off_token, on_token};
 use super::ceremony::Ceremony;
 use super::successor::Predecessor;
-use super::{Fault, genesis, host, io, token_options};
+use super::{Fault, genesis, host, io};
 use crate::config::Config;
 use crate::governance::Policy;
 use crate::ledger::chain::Head;
@@ -20,7 +20,7 @@ use crate::ledger::key::KeyId;
 use crate::ledger::tile::Edge;
 use crate::sequencer::now;
 use crate::store::{Reservation, Reserved, Store, mode_of};
-use crate::token::{Identity, Keeper, Pool, SignError, Token};
+use crate::token::{Identity, Keeper, Pool, SignError, Token, TokenOptions};
 
 /// What was made.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ pub fn init(
     // The token of the ceremony, before the PIN is shown to another. Somebody is there who knows that the
     // PIN was refused, and there is no ledger yet to keep a latch by.
     let expected = ceremony.map(Ceremony::token);
-    let options = token_options(&config.token, None, expected)?;
+    let options = TokenOptions::configured(&config.token, None, expected)?;
     let mut token = Token::open(&options)?;
     token.prove_possession(&config.origin)?;
     let key = token.public_key().clone();

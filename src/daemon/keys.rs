@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Fault;
-use super::context;
 use super::genesis::{Genesis, token_in};
+use crate::evidence::context;
 use crate::governance::keyring::Keyring;
 use crate::ledger::canonical;
 use crate::ledger::entry::{EntryView, Sequence};

@@ -11,7 +11,6 @@
 pub mod anchors;
 pub mod ceremony;
 pub mod checkup;
-mod context;
 pub mod genesis;
 pub mod governing;
 pub mod hygiene;
@@ -26,16 +25,15 @@ mod watchdog;
 use std::path::PathBuf;
 
 use crate::anchor::{Anchor, AnchorError, Contradiction};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{Config, ConfigError};
+use crate::evidence::{NotVerified, Unplanned, Unreadable};
 use crate::governance::Host;
 use crate::index::IndexError;
 use crate::ledger::key::KeyId;
 use crate::server::keys::Opening;
 use crate::server::listener::BindError;
 use crate::store::StoreError;
-use crate::token::{
-    Expected, Identity, Latch, LatchError, PinSource, SignError, TokenError, TokenOptions, TokenUri, UriError,
-};
+use crate::token::{Expected, Identity, Latch, LatchError, OptionsError, SignError, TokenError};
 
 /// Why a command of the daemon did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +41,8 @@ use crate::token::{
 pub enum Fault {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("the key's URI: {0}")]
-    Uri(#[from] UriError),
-    #[error(
-        "the configuration names no PIN: set token.pin_credential or token.pin_file, or pin-source in the URI"
-    )]
-    NoPin,
+    #[error(transparent)]
+    TokenOptions(#[from] OptionsError),
     #[error("there is no ledger at {0}")]
     NoLedger(PathBuf),
     #[error("the ledger at {0} has no entry: its making was interrupted")]
@@ -73,7 +67,7 @@ pub enum Fault {
     NoCheckpoint,
     #[error(
         "the range needs more than {} MiB of entries from before it: let it begin earlier, or at 0",
-        context::MAX_BYTES >> 20
+        crate::evidence::context::MAX_BYTES >> 20
     )]
     ContextTooLarge,
     #[error("the ledger's last entries do not hold: {}", placed(.0))]
@@ -138,8 +132,7 @@ impl Fault {
     pub fn exit_code(&self) -> u8 {
         match self {
             Fault::Config(_)
-            | Fault::Uri(_)
-            | Fault::NoPin
+            | Fault::TokenOptions(_)
             | Fault::NoLedger(_)
             | Fault::Unborn(_)
             | Fault::Genesis { .. }
@@ -266,8 +259,7 @@ impl Fault {
             }
             // These say themselves what is wanted, or nothing is known that always helps.
             Fault::Config(_)
-            | Fault::Uri(_)
-            | Fault::NoPin
+            | Fault::TokenOptions(_)
             | Fault::Genesis { .. }
             | Fault::CeremonyRecord(_)
             | Fault::AnchorAccess(_)
@@ -328,6 +320,31 @@ fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Fault {
     move |source| Fault::Io { doing, source }
 }
 
+impl From<Unplanned<StoreError>> for Fault {
+    fn from(unplanned: Unplanned<StoreError>) -> Self {
+        match unplanned {
+            Unplanned::NoCheckpoint => Fault::NoCheckpoint,
+            Unplanned::ContextTooLarge => Fault::ContextTooLarge,
+            Unplanned::Store(error) | Unplanned::Steps(error) => Fault::Store(error),
+        }
+    }
+}
+
+impl From<Unreadable> for Fault {
+    fn from(unreadable: Unreadable) -> Self {
+        Fault::Store(unreadable.into())
+    }
+}
+
+impl From<NotVerified> for Fault {
+    fn from(error: NotVerified) -> Self {
+        match error {
+            NotVerified::Store(error) => Fault::Store(error),
+            NotVerified::Entries(source) => Fault::Io { doing: "read the ledger to check it".into(), source },
+        }
+    }
+}
+
 /// What keeps a refused PIN from being tried again.
 pub(crate) fn pin_latch(config: &Config) -> Latch {
     Latch::at(config.ledger.path.with_file_name(PIN_LATCH))
@@ -342,25 +359,6 @@ fn token_opening(config: &Config) -> Opening {
 /// in use: a mistake in a rotation must not stop what goes on.
 pub(crate) fn next_pin_latch(config: &Config) -> Latch {
     Latch::at(config.ledger.path.with_file_name(NEXT_PIN_LATCH))
-}
-
-/// What the token module is to be told, from the configuration.
-pub(crate) fn token_options(
-    config: &config::Token,
-    latch: Option<Latch>,
-    expected: Option<Expected>,
-) -> Result<TokenOptions, Fault> {
-    let uri: TokenUri = config.uri.parse()?;
-    let pin = if !config.pin_credential.is_empty() {
-        PinSource::Credential(config.pin_credential.clone())
-    } else if !config.pin_file.as_os_str().is_empty() {
-        PinSource::File(config.pin_file.clone())
-    } else {
-        PinSource::File(uri.pin_source().ok_or(Fault::NoPin)?.to_path_buf())
-    };
-    let module = uri.module_path().map_or_else(|| config.module.clone(), std::path::Path::to_path_buf);
-    let sessions = usize::try_from(config.sessions).unwrap_or(1);
-    Ok(TokenOptions { module, uri, pin, latch, sessions, expected })
 }
 
 /// What the daemon says of its host in every entry.

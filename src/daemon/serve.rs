@@ -15,13 +15,14 @@ use super::anchors::Checked;
 use super::genesis::Genesis;
 use super::init::{sign, write_public_key};
 use super::notify::Notifier;
-use super::offline::{lines, read_genesis};
+use super::offline::read_genesis;
 use super::watchdog::{self, Watchdog};
-use super::{Fault, anchors, governing, host, io, keys, pin_latch, token_opening, token_options};
+use super::{Fault, anchors, governing, host, io, keys, pin_latch, token_opening};
 use crate::anchor::{self, Contradiction, Gauge, Standing};
 use crate::audit::{self, Before, Expectations, TrustedKeys};
 use crate::caller::Access;
 use crate::config::{self, Config, OnTokenLoss};
+use crate::evidence::lines;
 use crate::failpoint;
 use crate::governance::Policy;
 use crate::governance::governor::Governor;
@@ -44,7 +45,7 @@ use crate::server::routes;
 use crate::server::service::{Parts, Service};
 use crate::server::tree;
 use crate::store::{Reader, Store, StoreError, Unfinished, algorithm_of, mode_of};
-use crate::token::{Expected, Identity, Keeper, Pool, SignError, TokenError};
+use crate::token::{Expected, Identity, Keeper, Pool, SignError, TokenError, TokenOptions};
 
 /// How many of the last entries a start checks in full: what a crash could have touched, and
 /// little enough that a start takes the same time at any length.
@@ -674,7 +675,8 @@ async fn run(config: &Config, notifier: Arc<Notifier>, started: Started) -> Resu
 /// The token that has the newest key, which it has to prove.
 fn keeper(config: &Config, found: &Found) -> Result<Keeper, Fault> {
     let Identity { serial, model, .. } = found.token.clone();
-    let options = token_options(&config.token, Some(pin_latch(config)), Some(Expected { serial, model }))?;
+    let options =
+        TokenOptions::configured(&config.token, Some(pin_latch(config)), Some(Expected { serial, model }))?;
     Ok(Keeper::new(options, found.key().clone(), &found.genesis.origin))
 }
 

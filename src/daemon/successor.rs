@@ -8,15 +8,16 @@ use super::Fault;
 use super::check_reason;
 use super::genesis::Genesis;
 use super::keys;
-use super::offline::{lines, read_genesis};
+use super::offline::read_genesis;
 use crate::anchor::Anchor;
+use crate::evidence::lines;
 use crate::governance::keyring::Keyring;
 use crate::ledger::canonical;
 use crate::ledger::checkpoint::Note;
 use crate::ledger::entry::Sequence;
 use crate::ledger::hash::Digest;
+use crate::ledger::json::quoted;
 use crate::ledger::merkle::{Frontier, Root};
-use crate::server::read::quoted;
 use crate::store::{Reader, StoreError};
 use crate::token::Keeper;
 

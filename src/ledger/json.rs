@@ -499,6 +499,14 @@ fn write_double(literal: &[u8], negative: bool, out: &mut Vec<u8>) -> Result<(),
     Ok(())
 }
 
+/// The canonical JSON string of `text`.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    write_string(text, &mut out);
+    into_string(out)
+}
+
 /// Appends the canonical quoted form of `text`.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');

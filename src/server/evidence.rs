@@ -18,7 +18,7 @@ use super::read::{Parameters, json_answer, parse_number};
 use super::service::{Service, internal};
 use crate::bundle::TarWriter;
 use crate::caller::Peer;
-use crate::daemon::offline::{self, Extract, Unplanned, lines};
+use crate::evidence::{self, Extract, Unplanned, lines};
 use crate::ledger::code::Code;
 use crate::ledger::entry::Sequence;
 use crate::store::Reader;
@@ -174,9 +174,13 @@ pub(super) async fn verify(
     let verdict = tokio::task::spawn_blocking(move || {
         let busy = || Problem::new(Code::Busy, "the ledger is being verified already");
         let _one = verifying.verifying.try_lock().map_err(|_| busy())?;
-        let ledger =
-            offline::Offline::open(&verifying.ledger).map_err(|error| internal("a verification", &error))?;
-        ledger.verify(|_| {}).map_err(|error| internal("a verification", &error))
+        let reader = Reader::open(&verifying.ledger)?;
+        let count = reader.count()?;
+        let keys = verifying.governor().standing().keys.clone();
+        let first =
+            keys.terms().first().ok_or_else(|| Problem::new(Code::Internal, "the ledger has no key"))?;
+        evidence::verify(&reader, &verifying.origin, &first.key, count, |_| {})
+            .map_err(|error| internal("a verification", &error))
     });
     let verdict = verdict.await.unwrap_or_else(|error| Err(internal("a verification", &error)));
     match verdict.map(|verdict| serde_json::to_string(&verdict)) {

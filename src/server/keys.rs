@@ -12,13 +12,11 @@ use axum::response::Response;
 use super::append::read_body;
 use super::govern::{Members, caller, own, step};
 use super::problem::Problem;
-use super::read::{json_answer, quoted, token_json};
+use super::read::json_answer;
 use super::service::{Service, internal};
 use crate::anchor;
 use crate::caller::Peer;
 use crate::config;
-use crate::daemon::genesis::attributes_json;
-use crate::daemon::token_options;
 use crate::governance::governor::Governor;
 use crate::governance::keyring::{REVOKE, ROTATE, Term};
 use crate::governance::rules::Verb;
@@ -26,7 +24,7 @@ use crate::governance::{Admitted, Policy, Refusal, governor};
 use crate::ledger::code::Code;
 use crate::ledger::entry::EventType;
 use crate::ledger::hash::Digest;
-use crate::ledger::json;
+use crate::ledger::json::{self, quoted};
 use crate::ledger::key::{KeyId, Signature};
 use crate::ledger::merkle::TreeSize;
 use crate::ledger::timestamp::Timestamp;
@@ -70,7 +68,7 @@ impl Opening {
             }
             (token.pin_file, token.pin_credential) = (path.into(), String::new());
         }
-        let options = token_options(&token, Some(self.latch.clone()), None)
+        let options = TokenOptions::configured(&token, Some(self.latch.clone()), None)
             .map_err(|fault| at("uri", fault.to_string()))?;
         let known = std::iter::once(&self.token.module).chain(&self.token.other_modules);
         if !known.into_iter().any(|known| *known == options.module) {
@@ -284,7 +282,7 @@ fn rotation(
     + 'static,
 ) -> Event {
     let key = candidate.key().clone();
-    let (token, attributes) = (token_json(candidate.identity()), attributes_json(candidate.key_attributes()));
+    let (token, attributes) = (candidate.identity().to_json(), candidate.key_attributes().to_json());
     let step: RotationStep = Box::new(move |governor, policy, now, proof: &Signature| {
         let mut hex = Vec::new();
         proof.write_hex_der(&mut hex);

@@ -22,11 +22,10 @@ use crate::index::Filter;
 use crate::ledger::canonical;
 use crate::ledger::code::Code;
 use crate::ledger::entry::{EntryId, EventCategory, EventType, ExecutionStatus, MAX_SEVERITY, Sequence};
-use crate::ledger::json::{self, write_string};
+use crate::ledger::json::quoted;
 use crate::ledger::timestamp::Timestamp;
 use crate::sequencer::Refused;
 use crate::store::{Reader, mode_of};
-use crate::token::Identity;
 
 pub(super) type Parameters = Query<Vec<(String, String)>>;
 
@@ -251,26 +250,6 @@ fn parse_time(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_micros(instant.as_microsecond() + below))
 }
 
-/// The token as genesis and the answers describe it: canonical JSON.
-#[must_use]
-pub fn token_json(token: &Identity) -> String {
-    format!(
-        r#"{{"label":{},"manufacturer":{},"model":{},"serial":{}}}"#,
-        quoted(&token.label),
-        quoted(&token.manufacturer),
-        quoted(&token.model),
-        quoted(&token.serial)
-    )
-}
-
-/// The canonical JSON string of `text`.
-#[must_use]
-pub fn quoted(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len() + 2);
-    write_string(text, &mut out);
-    json::into_string(out)
-}
-
 /// `GET /v1/stats`.
 pub(super) async fn stats(
     State(service): State<Arc<Service>>,
@@ -306,7 +285,7 @@ pub(super) async fn stats(
         service.budget.used(),
         service.connections.current(),
         resident_bytes(),
-        token_json(service.keeper.identity().as_ref().unwrap_or(&service.token)),
+        service.keeper.identity().as_ref().unwrap_or(&service.token).to_json(),
         anchors.join(","),
         gauges.appended.load(Ordering::Relaxed),
         service.refused.total(),

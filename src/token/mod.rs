@@ -25,6 +25,8 @@ use std::sync::Arc;
 use cryptoki::error::{Error, RvError};
 use cryptoki::slot::TokenInfo;
 
+use crate::config;
+use crate::ledger::json::quoted;
 use crate::ledger::key::{KeyId, PublicKey, Signable, Signature};
 use session::{Connection, Seat};
 
@@ -53,6 +55,43 @@ pub struct TokenOptions {
     pub sessions: usize,
     /// The token that it must be, compared before the PIN is shown to it.
     pub expected: Option<Expected>,
+}
+
+/// Why the configuration does not say how a token is found.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// The URI is none.
+    #[error("the key's URI: {0}")]
+    Uri(#[from] UriError),
+    /// There is nowhere to read the PIN.
+    #[error(
+        "the configuration names no PIN: set token.pin_credential or token.pin_file, or pin-source in the URI"
+    )]
+    NoPin,
+}
+
+impl TokenOptions {
+    /// What the configuration says.
+    ///
+    /// # Errors
+    /// [`OptionsError`].
+    pub fn configured(
+        config: &config::Token,
+        latch: Option<Latch>,
+        expected: Option<Expected>,
+    ) -> Result<Self, OptionsError> {
+        let uri: TokenUri = config.uri.parse()?;
+        let pin = if !config.pin_credential.is_empty() {
+            PinSource::Credential(config.pin_credential.clone())
+        } else if !config.pin_file.as_os_str().is_empty() {
+            PinSource::File(config.pin_file.clone())
+        } else {
+            PinSource::File(uri.pin_source().ok_or(OptionsError::NoPin)?.to_path_buf())
+        };
+        let module = uri.module_path().map_or_else(|| config.module.clone(), std::path::Path::to_path_buf);
+        let sessions = usize::try_from(config.sessions).unwrap_or(1);
+        Ok(TokenOptions { module, uri, pin, latch, sessions, expected })
+    }
 }
 
 /// What a token was known by when the ledger began.
@@ -87,6 +126,18 @@ impl Identity {
             label: trim(info.label()),
         }
     }
+
+    /// As entries and answers describe it: canonical JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        format!(
+            r#"{{"label":{},"manufacturer":{},"model":{},"serial":{}}}"#,
+            quoted(&self.label),
+            quoted(&self.manufacturer),
+            quoted(&self.model),
+            quoted(&self.serial)
+        )
+    }
 }
 
 impl fmt::Display for Identity {
@@ -109,6 +160,22 @@ pub struct KeyAttributes {
     pub never_extractable: Option<bool>,
     /// It was made on the token.
     pub local: Option<bool>,
+}
+
+impl KeyAttributes {
+    /// As genesis and rotations describe them: canonical JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let flag = |flag: Option<bool>| flag.map_or("null", |flag| if flag { "true" } else { "false" });
+        format!(
+            r#"{{"always_sensitive":{},"extractable":{},"local":{},"never_extractable":{},"sensitive":{}}}"#,
+            flag(self.always_sensitive),
+            flag(self.extractable),
+            flag(self.local),
+            flag(self.never_extractable),
+            flag(self.sensitive),
+        )
+    }
 }
 
 /// Why there is no token to sign with.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::offline::lines;
+use super::lines;
 use crate::audit::may_concern;
 use crate::governance::approval::ProposalId;
 use crate::governance::governor::Governor;
