@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::genesis::Genesis;
 use super::init::seal;
-use super::serve::{Absent, Opened, open};
+use super::opening::{Absent, Opened, open};
 use super::{Fault, check_reason, governing, host};
 use crate::anchor::{self, Anchor, AnchorError, Contradiction, Gauge, Ledger, Standing, UpdateError};
 use crate::config::Config;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::genesis::Genesis;
 use super::offline::read_genesis;
-use super::{Fault, anchors, governing, keys, pin_latch, serve};
+use super::{Fault, anchors, governing, keys, opening, pin_latch};
 use crate::anchor::{self, Anchor, Contradiction, Standing};
 use crate::config::Config;
 use crate::evidence::context;
@@ -80,10 +80,10 @@ impl Examined {
             (steps, scanned) = (context::scan(&self.reader, Sequence(0), end)?, end);
             governing::follow(&self.reader, &steps)
         };
-        let verified = serve::check_tail(&self.reader, &self.genesis, governor_at)?;
+        let verified = opening::check_tail(&self.reader, &self.genesis, governor_at)?;
         steps.extend(context::scan(&self.reader, scanned, Sequence(self.reader.count()?))?);
         let governor = governing::follow(&self.reader, &steps)?;
-        serve::check_tree(&self.reader, &self.genesis, &governor.standing().keys, verified.0)?;
+        opening::check_tree(&self.reader, &self.genesis, &governor.standing().keys, verified.0)?;
         Ok((verified, governor.standing().rules.label().to_owned()))
     }
 

@@ -9,6 +9,7 @@
 //! [`hygiene`] keeps secrets out of core dumps.
 
 pub mod anchors;
+mod boot;
 pub mod ceremony;
 pub mod checkup;
 pub mod genesis;
@@ -18,6 +19,8 @@ pub mod init;
 mod keys;
 pub mod notify;
 pub mod offline;
+mod opening;
+mod publishing;
 pub mod serve;
 pub mod successor;
 mod watchdog;
