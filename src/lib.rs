@@ -25,6 +25,7 @@ pub mod bundle;
 #[cfg(feature = "daemon")]
 pub mod caller;
 pub mod ceremony;
+pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod client;
 #[cfg(feature = "daemon")]

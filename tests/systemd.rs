@@ -547,6 +547,8 @@ fn the_package_holds_what_a_machine_needs_and_nothing_of_anybodys() {
         ("/usr/share/doc/attestd/LICENSE-MIT", "-rw-r--r--"),
         ("/usr/share/doc/attestd/LICENSE-APACHE", "-rw-r--r--"),
         ("/usr/share/man/man1/attestctl.1.gz", "-rw-r--r--"),
+        ("/usr/share/man/man1/attestd-serve.1.gz", "-rw-r--r--"),
+        ("/usr/share/man/man1/attest-verify.1.gz", "-rw-r--r--"),
         ("/etc/attestd/attestd.toml", "-rw-r--r--"),
     ] {
         assert!(files.contains(&(path, mode, "root/root")), "{path}\n{listing}");

@@ -4,111 +4,21 @@
 #![forbid(unsafe_code)]
 
 use std::io::{IsTerminal, Read, Write};
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use attestd::audit::{Expectations, TrustedKeys, Verdict, verify_receipt};
 use attestd::bundle::Bundle;
+use attestd::cli::auditor::{Cli, Command, Compare, ReceiptArguments, Verify};
 use attestd::ledger::canonical::MAX_ENTRY_BYTES;
 use attestd::ledger::checkpoint::{MAX_NOTE_BYTES, Note};
-use attestd::ledger::hash::Digest;
-use attestd::ledger::key::{PublicKey, is_origin};
+use attestd::ledger::key::PublicKey;
 use attestd::ledger::proof::MAX_RECEIPT_BYTES;
-use clap::{Args, Parser, Subcommand};
+use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A PEM file is no larger than this; what is, is not one.
 const MAX_PEM_BYTES: usize = 64 << 10;
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  everything that was checked holds
-  1  something is wrong; the first fault is named by entry and code
-  2  it could not look: a file cannot be read, or the command line is wrong
-
-The key must have come to you another way than the bundle. The key inside the bundle is never
-trusted. Entries are checked on all cores in flat memory; for long ledgers entry ids are sorted in
-a nameless temporary file in TMPDIR (about 25 bytes for each entry and dependency).";
-
-/// Verifies an exported attestd ledger with nothing but a public key.
-#[derive(Parser)]
-#[command(version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
-#[command(subcommand_negates_reqs = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    verify: Option<Verify>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Verifies one entry with its receipt.
-    Receipt(ReceiptArguments),
-    /// Finds whether two bundles or checkpoints are of one history of a ledger.
-    Compare(Compare),
-}
-
-#[derive(Args)]
-struct ReceiptArguments {
-    /// The entry, as the daemon gives it.
-    #[arg(long, value_name = "JSON")]
-    entry: PathBuf,
-    /// Its receipt (a `tlog-proof`).
-    #[arg(long, value_name = "FILE")]
-    proof: PathBuf,
-    /// A public key to trust, as PEM. May be given more than once.
-    #[arg(long, value_name = "PEM", required = true)]
-    key: Vec<PathBuf>,
-    /// The origin that the ledger must have.
-    #[arg(long, value_name = "NAME", value_parser = origin)]
-    origin: Option<String>,
-    /// Print the verdict as one JSON object.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct Compare {
-    /// A bundle, or a checkpoint (a signed note).
-    a: PathBuf,
-    /// Another.
-    b: PathBuf,
-    /// The public key to trust, as PEM. Without it the first bundle's own key is taken.
-    #[arg(long, value_name = "PEM")]
-    key: Option<PathBuf>,
-    /// Where the two signed notes are written if they contradict each other.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    evidence: PathBuf,
-}
-
-#[derive(Args)]
-struct Verify {
-    /// The bundle: a directory, or a tar as the daemon exports it.
-    bundle: PathBuf,
-    /// The public key to trust, as PEM (`BEGIN PUBLIC KEY`).
-    #[arg(long, value_name = "PEM")]
-    key: PathBuf,
-    /// The origin that the ledger must have.
-    #[arg(long, value_name = "NAME", value_parser = origin)]
-    origin: Option<String>,
-    /// The entry_hash that entry 0 must have.
-    #[arg(long, value_name = "HASH", value_parser = hash)]
-    genesis: Option<Digest>,
-    /// A checkpoint that you saw before (a signed note): the ledger must extend it.
-    #[arg(long, value_name = "FILE")]
-    known_checkpoint: Option<PathBuf>,
-    /// Print the verdict as one JSON object.
-    #[arg(long)]
-    json: bool,
-    /// Print nothing; the exit code says it.
-    #[arg(long, short, conflicts_with = "json")]
-    quiet: bool,
-    /// Threads that verify; as many as there are cores if not given.
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
-}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -297,12 +207,4 @@ fn report(arguments: &Verify, verdict: &Verdict) -> Result<(), String> {
         verdict.to_string()
     };
     print(&text)
-}
-
-fn origin(text: &str) -> Result<String, String> {
-    if is_origin(text) { Ok(text.into()) } else { Err("no ledger can have this origin".into()) }
-}
-
-fn hash(text: &str) -> Result<Digest, String> {
-    Digest::from_hex(text.as_bytes()).ok_or_else(|| "must be 64 lower-case hex digits".into())
 }

@@ -130,6 +130,7 @@ pub struct Stats {
     pub connections: u64,
     pub memory_bytes: u64,
     pub token: Option<Token>,
+    pub anchors: Vec<Anchor>,
     pub ready: bool,
     pub appended_since_start: u64,
     pub refused_since_start: u64,
@@ -142,6 +143,16 @@ pub struct Head {
     pub sequence_number: u64,
     pub entry_hash: String,
     pub timestamp: String,
+}
+
+/// What an anchor knows of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the members are documented in docs/api.md, once")]
+pub struct Anchor {
+    pub kind: String,
+    pub entries: u64,
+    pub lag: u64,
 }
 
 /// What waits to be sealed.

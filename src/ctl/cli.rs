@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
-use super::pages::ExitCodes;
+use crate::cli::{ExitCodes, exit_help};
 use crate::client::DEFAULT_SOCKET;
 use crate::ledger::entry::{ActorType, EventCategory, EventType, ExecutionStatus, MAX_SEVERITY};
 
@@ -21,7 +21,7 @@ pub const EXIT_CODES: ExitCodes = &[
 
 /// Appends to, reads and checks the ledger of a running attestd.
 #[derive(Debug, Parser)]
-#[command(name = "attestctl", version, after_help = super::pages::exit_help(EXIT_CODES))]
+#[command(name = "attestctl", version, after_help = exit_help(EXIT_CODES))]
 #[command(arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
     /// The daemon's socket.
@@ -118,9 +118,9 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, or write all of them into a directory.
+    /// Print the manual page, or write those of all the programs into a directory.
     Man {
-        /// Where to write attestctl.1, attestctl-append.1 and so on.
+        /// Where to write attestd.1, attestctl.1, attest-verify.1, attestctl-append.1 and so on.
         dir: Option<PathBuf>,
     },
 }

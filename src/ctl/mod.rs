@@ -109,7 +109,7 @@ async fn command(cli: &cli::Cli) -> Result<Outcome, Failure> {
             Ok(Outcome::Done)
         }
         cli::Command::Man { dir: Some(dir) } => {
-            pages::man_pages(cli::Cli::command(), cli::EXIT_CODES, dir).map_err(|source| {
+            pages::all_pages(dir).map_err(|source| {
                 Failure::local(format!("write manual pages to {}", dir.display()), source)
             })?;
             Ok(Outcome::Done)

@@ -4,19 +4,11 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use clap::Command;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-/// A program's exit codes and what each means.
-pub type ExitCodes = &'static [(u8, &'static str)];
-
-/// The exit codes as the last part of `--help`.
-#[must_use]
-pub fn exit_help(codes: ExitCodes) -> String {
-    let lines: Vec<String> = codes.iter().map(|(code, meaning)| format!("  {code}  {meaning}")).collect();
-    format!("Exit codes:\n{}", lines.join("\n"))
-}
+use crate::cli::{self, ExitCodes};
 
 /// Writes the manual page of `command` alone.
 ///
@@ -27,12 +19,22 @@ pub fn man_page(command: Command, codes: ExitCodes, out: &mut dyn Write) -> io::
     page(&command, codes, out)
 }
 
+/// Writes the manual pages of all the programs.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn all_pages(dir: &Path) -> io::Result<()> {
+    man_pages(super::cli::Cli::command(), super::cli::EXIT_CODES, dir)?;
+    man_pages(cli::daemon::Arguments::command(), cli::daemon::EXIT_CODES, dir)?;
+    man_pages(cli::auditor::Cli::command(), cli::auditor::EXIT_CODES, dir)
+}
+
 /// Writes the manual page of `command` and of each of its subcommands into `dir`, which is made
 /// where it is missing.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn man_pages(command: Command, codes: ExitCodes, dir: &Path) -> io::Result<()> {
+fn man_pages(command: Command, codes: ExitCodes, dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     pages_of(&built(command), codes, dir)
 }
@@ -86,17 +88,26 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
-    use crate::ctl::cli::{Cli, EXIT_CODES};
+    use crate::ctl::cli::Cli;
 
     #[test]
     fn every_command_has_a_page_that_tells_the_exit_codes() {
         let dir = tempfile::tempdir().expect("a directory");
         let pages = dir.path().join("man1");
-        man_pages(Cli::command(), EXIT_CODES, &pages).expect("written");
+        all_pages(&pages).expect("written");
         for name in ["attestctl", "attestctl-append", "attestctl-bench", "attestctl-rules-check"] {
             let text = fs::read_to_string(pages.join(format!("{name}.1"))).expect(name);
             assert!(text.contains("EXIT STATUS") && text.contains("part of a batch"), "{name}");
             assert!(text.contains("socket"), "{name} lacks the global option");
+        }
+        for (name, said) in [
+            ("attestd", "an operator is needed"),
+            ("attestd-anchor-reset", "an operator is needed"),
+            ("attest-verify", "it could not look"),
+            ("attest-verify-compare", "it could not look"),
+        ] {
+            let text = fs::read_to_string(pages.join(format!("{name}.1"))).expect(name);
+            assert!(text.contains("EXIT STATUS") && text.contains(said), "{name}");
         }
     }
 

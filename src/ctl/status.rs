@@ -56,6 +56,11 @@ fn words(stats: &Stats, not_ready: Option<&ProblemDoc>, style: Style) -> String 
         let [label, serial] = [&token.label, &token.serial].map(|part| printable(part).into_owned());
         line("token", format!("{}, serial {serial}, label {label}", parts.join(" ")));
     }
+    for anchor in &stats.anchors {
+        let kind = printable(&anchor.kind);
+        let known = count_of(anchor.entries, "entry", "entries");
+        line("anchor", format!("{kind}, knows of {known}, {} came after", grouped(anchor.lag)));
+    }
     let since_start = format!("{} refused since start", grouped(stats.refused_since_start));
     line("appended", format!("{}, {since_start}", grouped(stats.appended_since_start)));
     line(
@@ -78,7 +83,8 @@ mod tests {
     #[test]
     fn the_status_of_another_version_is_still_shown() {
         let text = br#"{"origin":"o","version":"9","entries":12345,"uptime_seconds":61,"started_at":"t","memory_bytes":12582912,
-            "head":{"sequence_number":12344,"entry_hash":"h","timestamp":"u"},"something":{"new":1}}"#;
+            "head":{"sequence_number":12344,"entry_hash":"h","timestamp":"u"},"something":{"new":1},
+            "anchors":[{"kind":"file","entries":12000,"lag":345}]}"#;
         let stats: Stats = decode(text).expect("stats");
         let out = words(&stats, None, Style::plain());
         for part in [
@@ -87,6 +93,7 @@ mod tests {
             "head         12344 of u",
             "up           1 min 1 s",
             "12.0 MiB",
+            "anchor       file, knows of 12,000 entries, 345 came after",
         ] {
             assert!(out.contains(part), "{part} in\n{out}");
         }
