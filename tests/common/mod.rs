@@ -28,19 +28,27 @@ pub struct World {
 impl World {
     /// A token and a configuration, no ledger.
     pub fn without_ledger() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/softhsm/make-token"))
-            .arg(dir.path().join("hsm"))
+        Self::without_ledger_on(&module(), |_| {})
+    }
+
+    /// The same with a token of `module`, which may want something in the directory beforehand.
+    pub fn without_ledger_on(module: &Path, prepare: impl FnOnce(&Path)) -> Self {
+        let world = World { dir: tempfile::tempdir().expect("a temporary directory") };
+        prepare(world.dir());
+        let output = world
+            .program(concat!(env!("CARGO_MANIFEST_DIR"), "/softhsm/make-token"))
+            .arg(world.dir().join("hsm"))
+            .arg("--module")
+            .arg(module)
             .output()
             .expect("softhsm/make-token runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let uri = String::from_utf8(output.stdout).expect("UTF-8");
         let config = format!(
             "origin = \"{ORIGIN}\"\n[ledger]\npath = \"ledger.db\"\n[token]\nmodule = \"{}\"\nuri = \"{}\"\npin_file = \"hsm/pin\"\n[server]\nsocket = \"attestd.sock\"\n",
-            module().display(),
+            module.display(),
             uri.trim()
         );
-        let world = World { dir };
         std::fs::write(world.config(), config).expect("writable");
         world
     }
@@ -97,6 +105,7 @@ impl World {
         let mut command = Command::new(path);
         command
             .env("SOFTHSM2_CONF", self.dir().join("hsm/softhsm2.conf"))
+            .env("KRYOPTIC_CONF", self.dir().join("kryoptic.conf"))
             .env("PKCS11_SHIM_MODULE", module())
             .env("PKCS11_SHIM_CONTROL", self.shim_control())
             .env("ATTESTD_SOCKET", self.socket())

@@ -11,6 +11,7 @@
 //! hang C_Sign                        it does not come back while the line is there
 //! signature short                    what C_Sign gives: short, garbage or other-key; also with count
 //! count FILE                         write there `calls N busy_us N`, C_Sign's since the start
+//! note C_Login FILE                  one line more there for each call, of whatever process
 //! ```
 //!
 //! Any function can be named. Of `C_Sign` only the calls that sign are meant, not those that ask
@@ -25,6 +26,7 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -189,6 +191,9 @@ fn around(function: &str, call: impl FnOnce() -> CK_RV) -> CK_RV {
         sleep(Duration::from_millis(10));
     }
     let control = shim.control();
+    if let Some(mut file) = control.faults.get(function).and_then(|fault| fault.notes.as_ref()) {
+        file.write_all(b"called\n").unwrap_or_else(|error| die(&error.to_string()));
+    }
     let delay = control.faults.get(function).and_then(|fault| fault.delay);
     let turn = delay.filter(|delay| delay.serial).map(|_| lock(&shim.turn));
     let begun = Instant::now();
@@ -298,6 +303,7 @@ struct Faults {
     delay: Option<Delay>,
     returned: Option<(CK_RV, Times)>,
     hangs: bool,
+    notes: Option<File>,
 }
 
 #[derive(Clone, Copy)]
@@ -342,6 +348,9 @@ impl Control {
                 self.of(function)?.returned = Some((parse_code(code)?, parse_times(times)?));
             }
             ["hang", function] => self.of(function)?.hangs = true,
+            ["note", function, path] => {
+                self.of(function)?.notes = Some(File::options().create(true).append(true).open(path).ok()?);
+            }
             ["signature", forgery, ref times @ ..] => {
                 let forgery = match forgery {
                     "short" => Forgery::Short,
