@@ -324,9 +324,9 @@ fn each_fault_has_its_line() {
         ),
         ("directory", |world| set_mode(world.dir(), 0o777), "ledger_dir", "wrong", "others can change it"),
         (
-            "configuration",
+            "config_file",
             |world| set_mode(&world.config(), 0o666),
-            "configuration",
+            "config_file",
             "wrong",
             "others can change it",
         ),

@@ -85,7 +85,7 @@ pub(super) fn access(patient: &Patient<'_>) -> Vec<Finding> {
     let config = patient.config;
     let ledger = &config.ledger.path;
     let mut findings = vec![
-        closed(patient, "configuration", patient.config_path, Closed::ForWriting),
+        closed(patient, "config_file", patient.config_path, Closed::ForWriting),
         closed(patient, "ledger_file", ledger, Closed::Entirely),
         closed(patient, "ledger_dir", &parent(ledger), Closed::ForWriting),
         closed(patient, "socket_dir", &parent(&config.server.socket), Closed::ForWriting),
