@@ -43,9 +43,16 @@ fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
             assert!(suffix.is_empty() != (family.1 == "summary"), "{line}");
             if let Some(labels) = series.strip_prefix(name).filter(|labels| !labels.is_empty()) {
                 let inner = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix("\"}"));
-                let (label, value) = inner.and_then(|inner| inner.split_once("=\"")).expect("one label");
-                assert!(["code", "kind", "version"].contains(&label), "{line}");
-                assert!(value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)), "{line}");
+                for label in inner.expect("labels").split("\",") {
+                    let (label, value) = label.split_once("=\"").expect("a label");
+                    assert!(["code", "detail", "kind", "version"].contains(&label), "{line}");
+                    let free = label == "detail";
+                    assert!(!value.is_empty() && !value.contains('"'), "{line}");
+                    assert!(
+                        free || value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)),
+                        "{line}"
+                    );
+                }
             }
             let value: f64 = value.parse().expect("a number");
             assert!(value.is_finite() && value >= 0.0, "{line}");
@@ -141,6 +148,12 @@ fn a_token_that_goes_and_comes_is_seen() {
     let away = scrape(&daemon);
     assert_eq!((of(&away, "attestd_token_up"), of(&away, "attestd_ready")), (0.0, 0.0));
     assert_eq!(of(&away, "attestd_token_losses_total"), 1.0);
+    let why = away.keys().find(|series| series.starts_with("attestd_not_ready{")).expect("why");
+    assert!(
+        why.starts_with("attestd_not_ready{code=\"token-unavailable\",detail=\"the token is away: "),
+        "{why}"
+    );
+    assert!(why.contains("C_Sign: DeviceError"), "in the module's words: {why}");
     std::thread::sleep(Duration::from_millis(300));
     let longer = of(&scrape(&daemon), "attestd_token_away_seconds");
     assert!(longer >= 0.3 + of(&away, "attestd_token_away_seconds"), "{longer}");
@@ -155,6 +168,7 @@ fn a_token_that_goes_and_comes_is_seen() {
         (of(&back, "attestd_token_away_seconds"), of(&back, "attestd_token_losses_total")),
         (0.0, 1.0)
     );
+    assert!(!back.keys().any(|series| series.starts_with("attestd_not_ready")));
     assert!(daemon.stop().success());
     world.audit();
 }

@@ -18,12 +18,14 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 
+use super::problem::Problem;
 use super::read::{readiness, resident_bytes};
 use super::service::Service;
 use crate::ledger::code::Code;
 use crate::sequencer::{Timing, free_bytes};
 
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const MAX_DETAIL_CHARS: usize = 256;
 
 /// How often each code was the answer.
 pub struct Refusals([AtomicU64; Code::ALL.len()]);
@@ -65,11 +67,16 @@ fn page(service: &Service) -> String {
     page.labelled("attestd_build_info", "version", crate::VERSION, 1);
     let started = service.started_at.as_micros() as f64 / 1e6;
     page.gauge("attestd_start_time_seconds", "When the daemon started, by the wall clock.", started);
-    page.gauge(
-        "attestd_ready",
-        "Whether an entry would be taken now, 1 or 0.",
-        u8::from(readiness(service).is_ok()),
-    );
+    let ready = readiness(service);
+    page.gauge("attestd_ready", "Whether an entry would be taken now, 1 or 0.", u8::from(ready.is_ok()));
+    page.family("attestd_not_ready", "gauge", "Why not, in words, where that is so; always 1.");
+    if let Err(Problem { code, detail, .. }) = ready {
+        page.line(format_args!(
+            "attestd_not_ready{{code=\"{}\",detail=\"{}\"}} 1",
+            code.as_str(),
+            escaped(&detail)
+        ));
+    }
 
     page.gauge("attestd_ledger_entries", "Entries in the ledger.", head.next);
     page.counter(
@@ -173,6 +180,20 @@ fn page(service: &Service) -> String {
         u8::from(gauges.clock.jumped().is_some()),
     );
     page.0
+}
+
+/// `text` as the value of a label. What a module says may be long, and each text is a series of its own.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for character in text.chars().take(MAX_DETAIL_CHARS) {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            character => out.push(character),
+        }
+    }
+    out
 }
 
 #[derive(Default)]
