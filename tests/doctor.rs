@@ -74,7 +74,7 @@ const LOOKED_AT: [&str; 17] = [
     "anchor ok",
     "rules ok",
     "disk ok",
-    "configuration ok",
+    "config_file ok",
     "ledger_file ok",
     "ledger_dir ok",
     "socket_dir ok",
