@@ -360,10 +360,26 @@ fn what_cannot_be_rotated_to_is_refused_and_the_key_stays() {
     let keys = daemon.get("/v1/keys").json();
     assert_eq!(keys["keys"][0]["revoked"]["size"], 2, "{keys}");
     rotate(&daemon, &own);
+    let second = keys["keys"][1]["key_id"].as_str().expect("an id").to_owned();
+    assert_eq!(revoke(&second, json!({ "reason": "worn" })).status, 201);
     daemon.append(REQUEST);
     assert!(daemon.stop().success());
     let entries = audited(&world);
     assert_eq!(entries.iter().filter(|entry| entry["action_type"] == "key.rotate").count(), 2);
+    // Of the first key what came after the checkpoint is in doubt; of the second nothing is.
+    let verdict: Value =
+        serde_json::from_slice(&world.attestd(&["verify", "--json"]).stdout).expect("a verdict");
+    let said = |list: &str, words: &str| {
+        let lines = verdict[list].as_array().expect("a list").iter().filter_map(Value::as_str);
+        lines.filter(|line| line.contains(words)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let doubted = said("not_checked", "who signed entries");
+    assert!(doubted.len() == 1 && doubted[0].contains(&first), "{verdict:#}");
+    assert_eq!(
+        said("checked", &format!("revokes key {second}, and leaves trusted all")).len(),
+        1,
+        "{verdict:#}"
+    );
 }
 
 fn approver() -> SigningKey {

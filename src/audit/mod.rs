@@ -627,17 +627,20 @@ fn describe_keys(verdict: &mut Verdict, keys: &Keyring) {
         }
         before = Some(key.id());
         if let (Some(Revocation { at, trusted, .. }), Some(last)) = (revoked, last) {
-            verdict.not_checked.push(format!(
-                "who signed entries {} to {last}: entry {at} says that their key, {}, is trusted up to its checkpoint \
-                 of {} entries, and only checkpoints of later keys speak for them",
-                trusted.size,
-                key.id(),
-                trusted.size
-            ));
+            let (id, size) = (key.id(), trusted.size);
+            if size.leaves() > last.0 {
+                verdict
+                    .checked
+                    .push(format!("entry {at} revokes key {id}, and leaves trusted all that it signed"));
+            } else {
+                verdict.not_checked.push(format!(
+                    "who signed entries {size} to {last}: entry {at} says that their key, {id}, is trusted up to its \
+                     checkpoint of {size} entries, and only checkpoints of later keys speak for them"
+                ));
+            }
             if verdict.first.is_some_and(|begin| begin > last.0) {
                 verdict.not_checked.push(format!(
-                    "that the checkpoint of {} entries which entry {at} names is of this tree",
-                    trusted.size
+                    "that the checkpoint of {size} entries which entry {at} names is of this tree"
                 ));
             }
         }
@@ -658,7 +661,7 @@ fn describe(verdict: &mut Verdict, expectations: &Expectations) {
              that its bytes have"
         ));
         checked.push(
-            "each is signed by the trusted key, by itself or by the checkpoint with which its commit ended"
+            "each is signed by the key in force at it, by itself or by the checkpoint with which its commit ended"
                 .into(),
         );
         checked.push(
