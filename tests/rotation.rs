@@ -344,7 +344,11 @@ fn what_cannot_be_rotated_to_is_refused_and_the_key_stays() {
 
     let first = daemon.get("/v1/keys").json()["keys"][0]["key_id"].as_str().expect("an id").to_owned();
     let revoke = |id: &str, body: Value| daemon.post(&format!("/v1/keys/{id}/revoke"), body.to_string());
-    revoke(&first, json!({ "reason": "lost" })).problem(422, "key-change");
+    let in_force = revoke(&first, json!({ "reason": "lost" })).problem(422, "key-change");
+    assert!(
+        in_force["detail"].as_str().is_some_and(|said| said.contains("rotate to another one first")),
+        "{in_force}"
+    );
     rotate(&daemon, &next);
     revoke(&first, json!({})).problem(400, "missing-member");
     revoke(&first, json!({ "reason": "lost", "size": 0 })).problem(422, "key-change");
@@ -353,6 +357,9 @@ fn what_cannot_be_rotated_to_is_refused_and_the_key_stays() {
     revoke(&"ab".repeat(32), json!({ "reason": "lost" })).problem(404, "not-found");
     let output = world.attestctl(&["key", "revoke", &first, "--reason", "left in a taxi", "--size", "2"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // At once: the last checkpoint of the first key, which all would hang on, is not trusted any more.
+    let checked = world.attestd(&["verify"]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
     revoke(&first, json!({ "reason": "again" })).problem(422, "key-change");
     // Back to a key of the past there is no way.
     let back = json!({ "uri": in_use, "pin_file": own.pin_file });

@@ -637,6 +637,10 @@ fn describe_keys(verdict: &mut Verdict, keys: &Keyring) {
                     "who signed entries {size} to {last}: entry {at} says that their key, {id}, is trusted up to its \
                      checkpoint of {size} entries, and only checkpoints of later keys speak for them"
                 ));
+                verdict.not_checked.push(format!(
+                    "whether the key after {id} is the ledger's: entry {last}, which names it, is one of these, so compare \
+                     that key, or a later checkpoint, with what you know from elsewhere"
+                ));
             }
             if verdict.first.is_some_and(|begin| begin > last.0) {
                 verdict.not_checked.push(format!(

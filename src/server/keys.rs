@@ -194,9 +194,12 @@ pub(super) async fn revoke(
         check_ungoverned(&governor, REVOKE)?;
         let term = governor.standing().keys.terms().iter().find(|term| term.key.id() == id).cloned();
         let term = term.ok_or_else(|| Problem::new(Code::NotFound, "the ledger never had this key"))?;
+        let Some(last) = term.last else {
+            return Err(Problem::new(Code::KeyChange, "it is the key in force: rotate to another one first"));
+        };
+        let end = last.0 + 1;
         // Where nothing is said, all that it signed stays trusted.
-        let size = size.or(term.last.map(|last| last.0 + 1)).unwrap_or(u64::MAX);
-        let end = term.last.map_or(size, |last| last.0 + 1);
+        let size = size.unwrap_or(end);
         let (root, found) = service
             .read(move |_, reader| Ok((root_at(reader, size)?, consistency(reader, size, end)?)))
             .await?;

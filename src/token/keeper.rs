@@ -144,6 +144,12 @@ impl Keeper {
         })?;
         let (key, identity) = (token.public_key().clone(), token.identity().clone());
         let attributes = *token.key_attributes();
+        let state = self.state();
+        if state.options.module == options.module && state.identity.as_ref() == Some(&identity) {
+            // It was logged in already, so the PIN that was named now is unproven: the proven one stays.
+            options.pin.clone_from(&state.options.pin);
+        }
+        drop(state);
         // From now on it must be this one.
         options.expected = Some(Expected { serial: identity.serial.clone(), model: identity.model.clone() });
         let pool = Arc::new(Pool::start(token).map_err(TokenError::Threads)?);

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Batch, Pending, Rotating, Thread};
 use crate::governance::governor::Governor;
+use crate::governance::keyring;
 use crate::governance::{Admitted, Refusal, governor};
 use crate::index::Fact;
 use crate::ledger::code::Code;
@@ -91,7 +92,8 @@ impl Thread {
             self.governor = governor.clone();
             batch.governor = Some(governor);
         }
-        batch.receipt |= receipt;
+        // Checkpoints of a key that was revoked may not be trusted any more: the new key's comes with that.
+        batch.receipt |= receipt || admitted.view().action_type == keyring::REVOKE;
         batch.bytes += entry.unsigned().line.len();
         let index = batch.reservation.entries.len();
         batch.tickets.push((index, ticket, false, share));
