@@ -742,7 +742,11 @@ fn describe(verdict: &mut Verdict, expectations: &Expectations) {
     if expectations.genesis.is_none() {
         not_checked.push("whether the ledger was made anew: no genesis hash was given to expect".into());
     }
-    not_checked
-        .push("that the key exists in its token only: the genesis says so, a verifier cannot see it".into());
+    not_checked.push("whether a key was revoked in an entry that is not among these".into());
+    not_checked.push(
+        "that the keys exist in their tokens only: genesis and rotations say what the tokens said of it, which a \
+         verifier cannot see"
+            .into(),
+    );
     not_checked.push("whether what was recorded is true, and whether everything was recorded".into());
 }
